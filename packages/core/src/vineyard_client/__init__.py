@@ -1,0 +1,63 @@
+"""Hand Python values to other processes through vineyard, a shared-memory object store.
+
+::
+
+    import vineyard_client as vc
+
+    client = vc.connect()               # argument > VINEYARD_IPC_SOCKET > a server of your own, started on demand
+    ref = client.put(value)             # anything; a small reference comes back
+    client.get(ref)                     # same type, same value, in any process on the host, without a copy
+
+See ``Client`` for what else there is and ``exceptions`` for what can go wrong. The names in ``__all__`` are the public
+interface; everything in a module with a leading underscore may change.
+"""
+
+from __future__ import annotations
+
+from ._version import __version__
+from .client import Client
+from .exceptions import (
+    ConnectionFailed,
+    DeadlineExceeded,
+    InvalidReference,
+    MigrationFailed,
+    ObjectCorrupted,
+    ObjectNotFound,
+    ProtocolError,
+    ServerError,
+    ServerStartFailed,
+    StoreFull,
+    UnsafeType,
+    UnsupportedVersion,
+    VineyardError,
+)
+from .reference import ObjectInfo, ObjectRef, StoreStatus
+from .server import EmbeddedServer, connect, ensure_server, stop_server
+
+__all__ = [
+    # clients and servers
+    "Client",
+    "EmbeddedServer",
+    "connect",
+    "ensure_server",
+    "stop_server",
+    # what they return
+    "ObjectInfo",
+    "ObjectRef",
+    "StoreStatus",
+    # what can go wrong
+    "ConnectionFailed",
+    "DeadlineExceeded",
+    "InvalidReference",
+    "MigrationFailed",
+    "ObjectCorrupted",
+    "ObjectNotFound",
+    "ProtocolError",
+    "ServerError",
+    "ServerStartFailed",
+    "StoreFull",
+    "UnsafeType",
+    "UnsupportedVersion",
+    "VineyardError",
+    "__version__",
+]

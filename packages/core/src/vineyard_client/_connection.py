@@ -1,0 +1,335 @@
+"""One registered conversation with a vineyardd over its IPC socket: requests, fds, memory and pins.
+
+This is the only module that sees the protocol, the streams and the memory together. Its invariants:
+
+- Calls are serialised by a lock; a request, its reply and the fds behind the reply are one step.
+- A step that fails half way (timeout, interrupt, a reply that makes no sense) leaves the stream out of step, so the
+  connection is *retired*: no call goes through it again.
+- The server sends each store fd once per connection, so the table of fds lives and dies with the connection.
+- A pin (the server's in-use mark) belongs to a connection, too, and the server keeps one per blob, not a number: they
+  are counted here. The mark falls when the socket closes. Therefore a retired connection keeps its socket open while
+  mapped views are alive, and closes it with the last one.
+- Views are dropped by the garbage collector, from any thread, also in the middle of a call. A dropped pin is put into a
+  queue and released by whoever has the lock, or next gets it.
+
+Fork: the child inherits socket, fds and mappings, but must not talk. It works with a connection of its own (see
+``client``); an inherited one only stays open, which keeps the marks of the inherited views even when the parent ends.
+So that the parent does not take those marks away, it releases none that was there when it forked: the kernel closes
+the socket, and the server drops the marks, when the last process that has it is done with it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import weakref
+from collections import deque
+from typing import Any, Deque, Dict, Iterable, List, Optional, Sequence, Set, Tuple, TypeVar, Union
+
+from ._io.deadline import Deadline
+from ._io.fds import OwnedFD
+from ._io.mapping import map_private, read_exact, write_all
+from ._io.stream import Stream
+from ._wire.framing import FrameDecoder, Message, encode_frame
+from ._wire.messages import (
+    GetBuffers,
+    Payload,
+    Register,
+    Release,
+    Request,
+    fds_announced,
+    parse_reply,
+)
+from .exceptions import ConnectionFailed, ObjectCorrupted, ProtocolError, UnsupportedVersion, VineyardError
+
+__all__ = ["OLDEST_SERVER", "Connection"]
+
+log = logging.getLogger("vineyard_client.connection")
+
+# The oldest release whose replies were recorded and tested.
+OLDEST_SERVER = (0, 14, 8)
+
+Reply = TypeVar("Reply")
+
+_connections: weakref.WeakSet[Connection] = weakref.WeakSet()
+
+
+class Connection:
+    """A registered connection.
+
+    Args:
+        stream: connected and fresh; the connection owns it from here on, also when registering fails.
+        timeout: seconds that each call may take; None is for ever.
+        username: for a server that asks (``--htpasswd``).
+        password: likewise.
+
+    Raises:
+        ConnectionFailed: the peer went away or refused the credentials.
+        ProtocolError: the peer is not vineyardd.
+        UnsupportedVersion: the server is older than this client knows.
+    """
+
+    def __init__(self, stream: Stream, *, timeout: Optional[float], username: str = "", password: str = "") -> None:
+        self._stream = stream
+        self._timeout = timeout
+        self._lock = threading.Lock()
+        self._fds: Dict[int, OwnedFD] = {}
+        self._pins: Dict[int, int] = {}
+        self._inherited: Set[int] = set()
+        self._dropped: Deque[int] = deque()
+        self._retired = False
+        self.pid = os.getpid()
+        try:
+            self.instance = self.call(Register(username, password))
+            _check_version(self.instance.version, stream.peer)
+        except BaseException:
+            self.close()
+            raise
+        _connections.add(self)
+
+    @property
+    def usable(self) -> bool:
+        """Whether calls can go through: neither retired nor inherited from a parent process."""
+        return not self._retired and self.pid == os.getpid()
+
+    @property
+    def peer(self) -> str:
+        """The server's end, as a person would name it."""
+        return self._stream.peer
+
+    def __repr__(self) -> str:
+        """Show peer, state and pins."""
+        state = "usable" if self.usable else "retired" if self._retired else f"inherited from {self.pid}"
+        return f"<Connection to {self.peer}, {state}, {len(self._pins)} pinned>"
+
+    # ---- calls
+
+    def call(self, request: Request[Reply]) -> Reply:
+        """Send a request and return its reply.
+
+        Raises:
+            VineyardError: the server refused; the connection stays usable.
+            ConnectionFailed: the peer is gone or too slow; the connection is retired.
+            ProtocolError: the reply made no sense; the connection is retired.
+        """
+        reply: Reply = self.call_all(request)[0]
+        return reply
+
+    def call_all(self, *requests: Request[Any]) -> List[Any]:
+        """Send requests together and return their replies: one wait for all of them.
+
+        The server works through them in order, each of them whatever becomes of the others.
+
+        Raises:
+            VineyardError: the server refused one; the first refusal is raised when all replies are in.
+            ConnectionFailed: as ``call``.
+            ProtocolError: as ``call``.
+        """
+        return _raise_refusals(self.outcomes(*requests))
+
+    def outcomes(self, *requests: Request[Any]) -> List[Any]:
+        """Do as ``call_all``, but return a refusal in its place instead of raising it."""
+        try:
+            with self._lock:
+                return self._exchange(requests)
+        finally:
+            self._release_dropped()
+
+    def _exchange(self, requests: Sequence[Request[Any]]) -> List[Any]:
+        if not self.usable:
+            raise ConnectionFailed(f"The connection to {self.peer} is closed.", "Connect anew.")
+        deadline = Deadline(self._timeout)
+        results: List[Any] = []
+        try:
+            self._stream.send(b"".join([encode_frame(request.message()) for request in requests]), deadline)
+            for request in requests:
+                reply = self._receive(deadline)
+                try:
+                    results.append(parse_reply(request, reply))
+                except ProtocolError:
+                    raise
+                except VineyardError as refusal:
+                    results.append(refusal)
+        except ProtocolError as error:
+            self._retire()
+            # The layers below do not know whom they talk to.
+            raise ProtocolError(f"{self.peer}: {error.what}", error.hint or _NOT_VINEYARD) from error
+        except BaseException:
+            self._retire()
+            raise
+        return results
+
+    def _receive(self, deadline: Deadline) -> Message:
+        """Take one reply and the fds behind it from the stream."""
+        decoder = FrameDecoder()
+        reply = None
+        while reply is None:
+            reply = decoder.receive(self._stream.receive(decoder.bytes_desired, deadline))
+        for number in fds_announced(reply):
+            fd = self._stream.receive_fd(deadline)
+            stale = self._fds.pop(number, None)
+            self._fds[number] = fd
+            if stale:
+                stale.close()
+        return reply
+
+    # ---- memory
+
+    def write(self, payload: Payload, chunks: Iterable[Union[bytes, memoryview]]) -> None:
+        """Fill a blob with chunks that together have exactly its size.
+
+        The bytes go from where they lie straight into the store's memory.
+        """
+        try:
+            done = write_all(self._fd(payload), payload.offset, chunks)
+        except OSError as error:
+            raise ConnectionFailed(
+                f"Writing {payload.size} bytes into the memory of {self.peer} failed: {error.strerror or error}.",
+                "See whether the host has memory left for the store.",
+            ) from error
+        if done != payload.size:
+            raise RuntimeError(f"{done} bytes were written into a blob of {payload.size}")
+
+    def pin(self, blob: int, then: Request[Reply]) -> Tuple[Optional[Payload], Reply]:
+        """Mark a blob in use, then ask for something else; return the blob's place, None if it is gone, and the reply.
+
+        Every place that is returned needs one ``unpin``, or ``map``, which takes the pin over.
+        """
+        try:
+            with self._lock:
+                found, reply = self._exchange([GetBuffers([blob]), then])
+                marked = bool(found) and not isinstance(found, VineyardError)
+                if marked:
+                    self._pins[blob] = self._pins.get(blob, 0) + 1
+                if marked and isinstance(reply, VineyardError):
+                    self._dropped.append(blob)
+            _raise_refusals([found, reply])
+            return (found[0] if found else None), reply
+        finally:
+            self._release_dropped()
+
+    def unpin(self, blob: int) -> None:
+        """Give one pin back; with the last one of a blob its mark falls."""
+        self._dropped.append(blob)
+        self._release_dropped()
+
+    def read(self, payload: Payload) -> bytearray:
+        """Return a copy of a pinned blob."""
+        try:
+            return read_exact(self._fd(payload), payload.offset, payload.size)
+        except OSError as error:
+            raise ObjectCorrupted(f"The blob at {payload.offset}+{payload.size} of {self.peer} is short.") from error
+
+    def map(self, payload: Payload) -> memoryview:
+        """Return a private, writable view of a pinned blob and take its pin over.
+
+        The pin is given back when nothing refers to the view's memory any more.
+        """
+        try:
+            return map_private(self._fd(payload), payload.offset, payload.size, lambda: self.unpin(payload.blob))
+        except OSError as error:
+            raise ConnectionFailed(
+                f"The system refused to map {payload.size} bytes of {self.peer}: {error.strerror}.",
+                "Drop values that are no longer needed, or raise vm.max_map_count.",
+            ) from error
+
+    def _fd(self, payload: Payload) -> int:
+        try:
+            return self._fds[payload.store_fd].fd
+        except (KeyError, ValueError):
+            self._retire()
+            raise ProtocolError(
+                f"{self.peer} placed a blob in memory {payload.store_fd}, whose file descriptor it never sent.",
+                _NOT_VINEYARD,
+            ) from None
+
+    # ---- pins
+
+    def _release_dropped(self) -> None:
+        """Release the pins in the queue, unless another thread holds the lock: then that thread will do it."""
+        while self._dropped and self._lock.acquire(blocking=False):
+            try:
+                _raise_refusals(self._release_one(self._dropped.popleft()))
+            except IndexError:
+                pass  # another thread was faster between the check and the lock
+            except VineyardError as error:
+                # The mark is gone with the connection, or the blob with somebody else's forced delete.
+                log.debug("releasing a pin on %s: %s", self.peer, error)
+            finally:
+                self._lock.release()
+
+    def _release_one(self, blob: int) -> List[Any]:
+        self._pins[blob] -= 1
+        if self._pins[blob]:
+            return []
+        del self._pins[blob]
+        if self._retired:
+            self._retire()
+        elif self.usable and blob not in self._inherited:
+            return self._exchange([Release(blob)])
+        return []
+
+    def _forked(self) -> None:
+        """Remember, in the parent, which marks a child relies on."""
+        self._inherited.update(self._pins)
+
+    # ---- end
+
+    def _retire(self) -> None:
+        self._retired = True
+        if not self._pins:
+            self._stream.close()
+            fds, self._fds = self._fds, {}
+            for fd in fds.values():
+                fd.close()
+
+    def close(self) -> None:
+        """Take no more calls; the socket closes now, or with the last mapped view. Idempotent."""
+        with self._lock:
+            self._retire()
+
+    def abandon(self) -> None:
+        """Close this process's copy of an inherited connection, unless inherited views need its marks.
+
+        The lock is not taken: the thread that held it when the process forked does not exist here.
+        """
+        if self.pid != os.getpid():
+            self._retire()
+
+    def __del__(self) -> None:
+        """Close what is left; by now no view refers to it."""
+        if hasattr(self, "_pins"):
+            self._pins.clear()
+            self._retire()
+
+
+_NOT_VINEYARD = "Check that the socket belongs to vineyardd and not to another program."
+
+
+def _raise_refusals(results: List[Any]) -> List[Any]:
+    for result in results:
+        if isinstance(result, VineyardError):
+            raise result
+    return results
+
+
+def _check_version(text: str, peer: str) -> None:
+    try:
+        version = tuple(int(part) for part in text.split(".")[:3])
+    except ValueError:
+        raise ProtocolError(f"{peer} calls its version {text!r}.", _NOT_VINEYARD) from None
+    if version < OLDEST_SERVER:
+        raise UnsupportedVersion(
+            f"vineyardd at {peer} is {text}; this client needs {'.'.join(map(str, OLDEST_SERVER))} or newer.",
+            "Upgrade the server (pip install --upgrade vineyard-bdist).",
+        )
+
+
+def _remember_pins() -> None:
+    for connection in list(_connections):
+        connection._forked()
+
+
+# Before and after: another thread may pin in between.
+os.register_at_fork(before=_remember_pins, after_in_parent=_remember_pins)

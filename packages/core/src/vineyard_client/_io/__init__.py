@@ -1,0 +1,1 @@
+"""Bytes, file descriptors, memory: what touches the operating system, and knows nothing of messages."""

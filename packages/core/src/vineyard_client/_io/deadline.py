@@ -1,0 +1,31 @@
+"""Timeouts become deadlines once, at the edge of the package."""
+
+from __future__ import annotations
+
+import time
+from typing import Optional
+
+__all__ = ["Deadline"]
+
+
+class Deadline:
+    """A point in monotonic time, or never.
+
+    Args:
+        timeout: seconds from now; None is never.
+    """
+
+    __slots__ = ("_at", "timeout")
+
+    def __init__(self, timeout: Optional[float]) -> None:
+        self.timeout = timeout
+        self._at = None if timeout is None else time.monotonic() + timeout
+
+    def remaining(self) -> Optional[float]:
+        """Return the seconds left, never below zero; None is for ever."""
+        return None if self._at is None else max(0.0, self._at - time.monotonic())
+
+    @property
+    def expired(self) -> bool:
+        """Whether the time is up."""
+        return self._at is not None and time.monotonic() >= self._at

@@ -1,0 +1,143 @@
+"""Memory of the store in this process: private copy-on-write mappings, plain reads and plain writes.
+
+A mapping covers just the pages of one blob and is private: the kernel copies a page when somebody writes to it, so what
+a caller does to a value never reaches the store or another reader. ``mmap.mmap`` would keep a duplicate of the store's
+fd for each mapping, and thousands of live values would use up the process's descriptors; libc's mmap needs none.
+
+Writing goes through ``pwritev``: no mapping, no page faults.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import weakref
+from functools import lru_cache
+from typing import TYPE_CHECKING, Callable, Iterable, List, Sequence, Union
+
+if TYPE_CHECKING:
+    import ctypes
+
+__all__ = ["map_private", "read_exact", "write_all"]
+
+# PROT_READ | PROT_WRITE, and MAP_PRIVATE | MAP_NORESERVE: without the latter the kernel would set aside memory for a
+# copy of every page that is never going to be written (man 2 mmap).
+_PROT = 0x1 | 0x2
+_FLAGS = 0x02 | (0x4000 if os.uname().sysname == "Linux" else 0x40)
+
+# The kernel takes 1024 pieces (IOV_MAX) and 2 GiB less a page in one call (man 2 writev, man 2 write).
+_MAX_PIECES = 1024
+_MAX_BYTES = 0x7FFFF000
+
+
+@lru_cache(maxsize=1)
+def _libc() -> ctypes.CDLL:
+    import ctypes  # 3 ms that a process which only exchanges small values need not pay
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_int64]
+    libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    return libc
+
+
+def map_private(fd: int, offset: int, nbytes: int, released: Callable[[], None]) -> memoryview:
+    """Map a range of a file, copy-on-write, and return it as a writable view of bytes.
+
+    The mapping lives as long as anything refers to the view's memory; then it goes away and ``released`` is called,
+    once, from whichever thread dropped the last reference, possibly in the middle of other code. At interpreter exit
+    neither happens: the process's end does both.
+
+    Args:
+        fd: may be closed once this returns.
+        offset: where the range starts, in bytes; need not be the start of a page.
+        nbytes: its length, above zero.
+        released: must neither raise nor block.
+
+    Raises:
+        OSError: the kernel refused, as a rule for want of address space or mappings (vm.max_map_count).
+    """
+    import ctypes
+
+    libc = _libc()
+    start = offset - offset % mmap.ALLOCATIONGRANULARITY
+    length = offset - start + nbytes
+    address = libc.mmap(None, length, _PROT, _FLAGS, fd, start)
+    if address is None or address == ctypes.c_void_p(-1).value:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    owner = (ctypes.c_ubyte * nbytes).from_address(address + offset - start)
+    finalizer = weakref.finalize(owner, _unmap, libc.munmap, address, length, released)
+    finalizer.atexit = False
+    return memoryview(owner).cast("B")
+
+
+def _unmap(munmap: Callable[[int, int], int], address: int, length: int, released: Callable[[], None]) -> None:
+    munmap(address, length)
+    released()
+
+
+def read_exact(fd: int, offset: int, nbytes: int) -> bytearray:
+    """Return a copy of a range of a file.
+
+    Raises:
+        OSError: the file is shorter than that.
+    """
+    data = bytearray(nbytes)
+    view = memoryview(data)
+    done = 0
+    while done < nbytes:
+        count = os.preadv(fd, [view[done : done + _MAX_BYTES]], offset + done)
+        if not count:
+            raise OSError(f"The store's memory ends {nbytes - done} bytes early.")
+        done += count
+    return data
+
+
+def write_all(fd: int, offset: int, chunks: Iterable[Union[bytes, memoryview]]) -> int:
+    """Write chunks one behind the other into a file and return how many bytes that were.
+
+    The chunks are handed to the kernel where they lie, without a copy in between.
+    """
+    start = offset
+    for batch in _batches(chunks):
+        offset += _write_batch(fd, offset, batch)
+    return offset - start
+
+
+def _batches(chunks: Iterable[Union[bytes, memoryview]]) -> Iterable[List[memoryview]]:
+    batch: List[memoryview] = []
+    total = 0
+    for chunk in chunks:
+        view = memoryview(chunk).cast("B") if memoryview(chunk).format != "B" else memoryview(chunk)
+        for begin in range(0, len(view), _MAX_BYTES):
+            piece = view[begin : begin + _MAX_BYTES]
+            if len(batch) == _MAX_PIECES or total + len(piece) > _MAX_BYTES:
+                yield batch
+                batch, total = [], 0
+            batch.append(piece)
+            total += len(piece)
+    if batch:
+        yield batch
+
+
+def _write_batch(fd: int, offset: int, batch: Sequence[memoryview]) -> int:
+    expected = sum(len(piece) for piece in batch)
+    done = os.pwritev(fd, batch, offset)
+    while done < expected:
+        count = os.pwritev(fd, _after(batch, done), offset + done)
+        if not count:
+            raise OSError("The store's memory took no more bytes.")
+        done += count
+    return done
+
+
+def _after(batch: Sequence[memoryview], skip: int) -> List[memoryview]:
+    rest: List[memoryview] = []
+    for piece in batch:
+        if skip < len(piece):
+            rest.append(piece[skip:])
+        skip = max(0, skip - len(piece))
+    return rest
+
+

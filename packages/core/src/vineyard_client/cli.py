@@ -1,0 +1,200 @@
+"""Command line: ``vineyard-client`` or ``python -m vineyard_client``.
+
+Results go to standard output, as text for people or with ``--json`` for programs; errors go to standard error. Exit codes:
+0 done, 1 it failed, 2 wrong arguments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from typing import Any, Callable, Dict, List, Optional, Sequence
+
+from . import server
+from ._version import __version__
+from .client import Client
+from .exceptions import VineyardError
+from .reference import ObjectInfo
+
+__all__ = ["main"]
+
+_EPILOG = "The socket is --socket, else VINEYARD_IPC_SOCKET, else that of your own on-demand server."
+
+
+def _path(arguments: argparse.Namespace) -> str:
+    return arguments.socket or os.environ.get("VINEYARD_IPC_SOCKET") or server.default_socket()
+
+
+def _client(arguments: argparse.Namespace) -> Client:
+    return server.connect(_path(arguments), timeout=arguments.timeout, autostart=False)
+
+
+# ---- commands
+
+
+def _serve(arguments: argparse.Namespace) -> None:
+    path = os.path.abspath(_path(arguments))
+    options = {"size": arguments.size, "reserve_memory": arguments.reserve_memory}
+    if arguments.detach:
+        server.ensure_server(path, **options)
+        print(path)
+        return
+    command = [*server.server_command(path, **options), *arguments.vineyardd]
+    print(f"Serving at {path}; Ctrl-C ends it.", file=sys.stderr, flush=True)
+    os.execv(command[0], command)
+
+
+def _stop(arguments: argparse.Namespace) -> None:
+    path = _path(arguments)
+    pid = server.stop_server(path)
+    print(f"Stopped the server at {path} (process {pid}).")
+
+
+def _status(arguments: argparse.Namespace) -> None:
+    with _client(arguments) as client:
+        status = client.status()
+    if arguments.json:
+        print(json.dumps(dataclasses.asdict(status), indent=2))
+        return
+    share = status.memory_used / status.memory_limit if status.memory_limit else 0.0
+    rows = {
+        "socket": status.socket,
+        "vineyardd": status.version,
+        "instance": f"{status.instance_id}, metadata in {status.metadata}",
+        "memory": f"{_bytes(status.memory_used)} of {_bytes(status.memory_limit)} ({share:.1%})",
+        "clients": str(status.connections),
+        "RPC": status.endpoint or "off",
+    }
+    _print_pairs(rows)
+
+
+def _list(arguments: argparse.Namespace) -> None:
+    with _client(arguments) as client:
+        infos = list(client.list(labels=dict(arguments.label), deleted=arguments.deleted))
+    if arguments.json:
+        print(json.dumps([_as_json(info) for info in infos], indent=2))
+        return
+    header = ["ID", "SIZE", "CREATED", "TYPE", "SUMMARY"]
+    rows = [[i.ref.id, _bytes(i.size), f"{i.created:%Y-%m-%d %H:%M:%S}", i.type, i.summary] for i in infos]
+    _print_table([header, *rows])
+
+
+def _show(arguments: argparse.Namespace) -> None:
+    with _client(arguments) as client:
+        info = client.info(arguments.id)
+    if arguments.json:
+        print(json.dumps(_as_json(info), indent=2))
+        return
+    rows = {
+        "id": info.ref.id,
+        "type": info.type,
+        "summary": info.summary,
+        "size": f"{_bytes(info.size)} ({info.size} bytes)",
+        "created": f"{info.created:%Y-%m-%d %H:%M:%S} UTC",
+        "host": info.host,
+        "socket": info.socket,
+        "endpoint": info.ref.endpoint or "none, its RPC is off",
+        "token": info.ref.token,
+        **{f"label {key}": value for key, value in sorted(info.labels.items())},
+    }
+    _print_pairs(rows)
+
+
+# ---- how things look
+
+
+def _as_json(info: ObjectInfo) -> Dict[str, Any]:
+    return {
+        **info.ref.to_json(),
+        "summary": info.summary,
+        "labels": dict(info.labels),
+        "created": info.created.isoformat(),
+        "host": info.host,
+        "socket": info.socket,
+    }
+
+
+def _bytes(number: float) -> str:
+    if number < 1024:
+        return f"{number:.0f} B"
+    for unit in ("KiB", "MiB", "GiB", "TiB"):
+        number /= 1024
+        if number < 1024 or unit == "TiB":
+            break
+    return f"{number:.1f} {unit}"
+
+
+def _print_pairs(rows: Dict[str, str]) -> None:
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        print(f"{name:<{width}}  {value}")
+
+
+def _print_table(rows: List[List[str]]) -> None:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths)).rstrip())
+
+
+# ---- arguments
+
+
+def _label(text: str) -> List[str]:
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise argparse.ArgumentTypeError(f"{text!r} is no label; write key=value")
+    return [key, value]
+
+
+def _size(text: str) -> int:
+    try:
+        return server.parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("vineyard-client", description="Run and look into a vineyard store.", epilog=_EPILOG)
+    parser.add_argument("--version", action="version", version=f"vineyard-client {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text, epilog=_EPILOG)
+        sub.add_argument("--socket", metavar="PATH", help="IPC socket of the server")
+        sub.set_defaults(run=run)
+        return sub
+
+    serve = command("serve", _serve, "Run a server for this host, in the foreground unless --detach is given.")
+    serve.add_argument("--size", type=_size, help="of the store, e.g. 2Gi; half of the memory there is by default")
+    serve.add_argument("--reserve-memory", action="store_true", help="touch all of the memory at the start")
+    serve.add_argument("--detach", action="store_true", help="return when it is ready; do nothing if one listens")
+    serve.add_argument("vineyardd", nargs="*", metavar="-- OPTION", help="further options of vineyardd, after --")
+
+    command("stop", _stop, "End the server; what it stores is gone with it.")
+
+    def query(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        sub = command(name, run, text)
+        sub.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="for each exchange with it")
+        sub.add_argument("--json", action="store_true", help="for programs")
+        return sub
+
+    query("status", _status, "Show how full the store is and who serves it.")
+    listing = query("list", _list, "List the objects in the store, oldest first.")
+    listing.add_argument("--label", type=_label, action="append", default=[], metavar="KEY=VALUE", help="only with this")
+    listing.add_argument("--deleted", action="store_true", help="deleted ones whose memory a reader still uses")
+    query("show", _show, "Show one object.").add_argument("id", metavar="ID", help="an object id: o and 16 hex digits")
+    return parser
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except (VineyardError, OSError, ValueError) as error:
+        print(f"vineyard-client: {error}", file=sys.stderr)
+        return 1
+    return 0

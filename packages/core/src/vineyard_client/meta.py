@@ -1,0 +1,152 @@
+"""Metadata trees of the objects that this package puts into a store.
+
+A value is one metadata object. A small one is inside of it; any other has a blob, and a guard of one byte::
+
+    typename     vineyard_client::Value
+    token        32 hex digits, drawn for each put; also in the value's envelope and in every reference
+    version      of this form
+    type         what the value is, e.g. pandas.DataFrame
+    summary      the same for people, a few hundred bytes at most
+    size         bytes of the envelope (the blob's own nbytes read 0 while it is unsealed)
+    created      seconds since 1970, UTC
+    host         where it was put
+    labels       a JSON object of strings; as text, because the server takes a dict for a member object
+    content      the envelope in base64, if it has at most INLINE_LIMIT bytes; else there are two members:
+    blob         the envelope
+    guard        sealed, and in use by the writer's connection until the value is whole
+
+The guard tells a writer that is at work from one that was killed: the server keeps calling an unsealed blob in use when
+its creator is dead, but drops the marks that the creator had on sealed ones.
+
+A tombstone is the same tree with the typename vineyard_client::Tombstone: it keeps the memory of a deleted value while
+somebody still reads it.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode, b64encode
+from dataclasses import dataclass, field
+from typing import Any, Dict, Mapping, Optional
+
+from .exceptions import ObjectCorrupted, UnsupportedVersion, VineyardError
+from .ids import format_id, parse_id
+
+__all__ = ["GUARD_SIZE", "INLINE_LIMIT", "TOMBSTONE", "VALUE", "ValueMeta"]
+
+VALUE = "vineyard_client::Value"
+TOMBSTONE = "vineyard_client::Tombstone"
+
+VERSION = 1
+
+# The server has one blob of no bytes for everybody, so a guard needs a byte.
+GUARD_SIZE = 1
+
+# Bytes. Each exchange with the server costs far more than a kilobyte more or less in it, and a small value in its
+# metadata takes one to put and one to get; but a listing of the store carries all of them.
+INLINE_LIMIT = 1024
+
+Tree = Dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ValueMeta:
+    """What the metadata of a value say.
+
+    Either ``content`` is the envelope, or it is None and ``blob`` and ``guard`` are the ids of the two blobs, which
+    ``instance_id`` has.
+    """
+
+    token: str
+    type: str
+    summary: str
+    size: int
+    created: float
+    host: str
+    instance_id: int
+    labels: Mapping[str, str] = field(default_factory=dict)
+    content: Optional[bytes] = None
+    blob: int = 0
+    guard: int = 0
+
+    def tree(self, typename: str = VALUE) -> Tree:
+        """Return the tree to store, of one typename or the other."""
+        tree = {
+            "typename": typename,
+            "version": VERSION,
+            "nbytes": self.size,
+            "instance_id": self.instance_id,
+            "transient": True,
+            "token": self.token,
+            "type": self.type,
+            "summary": self.summary,
+            "size": self.size,
+            "created": self.created,
+            "host": self.host,
+            "labels": json.dumps(dict(self.labels)),
+        }
+        if self.content is not None:
+            return {**tree, "content": b64encode(self.content).decode()}
+        members = {"blob": (self.blob, self.size), "guard": (self.guard, GUARD_SIZE)}
+        return {**tree, **{name: _blob_member(*blob, self.instance_id) for name, blob in members.items()}}
+
+    @classmethod
+    def read(cls, tree: Mapping[str, Any]) -> ValueMeta:
+        """Read a tree of either typename.
+
+        Raises:
+            UnsupportedVersion: a later release of this package wrote it.
+            ObjectCorrupted: a field is missing or has another kind.
+        """
+        if tree.get("typename") not in (VALUE, TOMBSTONE):
+            raise ObjectCorrupted(
+                f"The object {tree.get('id')} is a {tree.get('typename')}, not a value of this package.",
+                "Only objects that vineyard-client put can be read.",
+            )
+        if tree.get("version") != VERSION:
+            raise UnsupportedVersion(
+                f"The object {tree.get('id')} has metadata of version {tree.get('version')!r:.20}; "
+                f"this release knows {VERSION}.",
+                "Upgrade vineyard-client here, or put the value with the release that is installed here.",
+            )
+        try:
+            labels = json.loads(tree["labels"])
+            meta = cls(
+                token=tree["token"],
+                type=tree["type"],
+                summary=tree["summary"],
+                size=tree["size"],
+                created=float(tree["created"]),
+                host=tree["host"],
+                instance_id=int(tree["instance_id"]),
+                labels=labels,
+                **_place(tree),
+            )
+            texts = [meta.token, meta.type, meta.summary, meta.host, *labels, *labels.values()]
+            if not all(isinstance(text, str) for text in texts) or not isinstance(meta.size, int):
+                raise TypeError("a field has the wrong kind")
+        except (AttributeError, KeyError, TypeError, ValueError, VineyardError) as error:
+            raise ObjectCorrupted(
+                f"The metadata of the object {tree.get('id')} cannot be read: {type(error).__name__} {error}.",
+                "Delete it (vineyard-client list shows it) and put the value again.",
+            ) from error
+        return meta
+
+
+def _place(tree: Mapping[str, Any]) -> Dict[str, Any]:
+    """Return where the envelope is, as arguments of ``ValueMeta``."""
+    if "content" in tree:
+        return {"content": b64decode(tree["content"], validate=True)}
+    return {name: parse_id(tree[name]["id"]) for name in ("blob", "guard")}
+
+
+def _blob_member(blob: int, size: int, instance_id: int) -> Tree:
+    """Return the tree of a blob as a member of a metadata object."""
+    return {
+        "id": format_id(blob),
+        "typename": "vineyard::Blob",
+        "nbytes": size,
+        "length": size,
+        "instance_id": instance_id,
+        "transient": True,
+    }

@@ -1,0 +1,153 @@
+"""What one process hands another so that it finds a value: small, and safe to show.
+
+As JSON (this is a public format)::
+
+    {"v": 1, "id": "o0016f0…", "token": "32 hex digits", "endpoint": "host:9600" or null, "type": "pandas.DataFrame",
+     "size": 80000704}
+
+The token is what identifies the value: a server reuses ids after a restart. It is not a secret; whoever can reach the
+store can read it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Dict, Mapping, Optional
+
+from .exceptions import InvalidReference, UnsupportedVersion
+from .ids import format_id, parse_id
+
+__all__ = ["ObjectInfo", "ObjectRef", "StoreStatus"]
+
+_VERSION = 1
+_FIELDS = {"v", "id", "token", "endpoint", "type", "size"}
+_TOKEN = re.compile(r"[0-9a-f]{32}\Z")
+
+
+@dataclass(frozen=True)
+class ObjectRef:
+    """A reference to a value in a store.
+
+    Attributes:
+        id: the object id in its text form, ``o`` and sixteen hex digits.
+        token: 32 hex digits that tell this value from every other one.
+        endpoint: ``host:port`` where other hosts reach the instance that has it; None when its RPC is off.
+        type: what the value is, e.g. ``pandas.DataFrame``; for people, nothing depends on it.
+        size: bytes it takes in the store.
+
+    Raises:
+        InvalidReference: a field has another shape.
+    """
+
+    id: str
+    token: str
+    endpoint: Optional[str]
+    type: str
+    size: int
+
+    def __post_init__(self) -> None:
+        """Check the shape: references come from databases and REST calls."""
+        number = parse_id(self.id)
+        if format_id(number) != self.id:
+            raise InvalidReference(f"{self.id!r} is not an object id.")
+        if not isinstance(self.token, str) or not _TOKEN.match(self.token):
+            raise InvalidReference(f"The token of the reference to {self.id} is not 32 hex digits.")
+        if self.endpoint is not None and not isinstance(self.endpoint, str):
+            raise InvalidReference(f"The endpoint of the reference to {self.id} is not a text.")
+        if not isinstance(self.type, str):
+            raise InvalidReference(f"The type of the reference to {self.id} is not a text.")
+        if not isinstance(self.size, int) or isinstance(self.size, bool) or self.size < 0:
+            raise InvalidReference(f"The size of the reference to {self.id} is not a number of bytes.")
+
+    def to_json(self) -> Dict[str, Any]:
+        """Return the reference as a JSON object; the module's docstring shows it."""
+        return {
+            "v": _VERSION,
+            "id": self.id,
+            "token": self.token,
+            "endpoint": self.endpoint,
+            "type": self.type,
+            "size": self.size,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ObjectRef:
+        """Return the reference that ``to_json`` described.
+
+        Raises:
+            InvalidReference: a field is missing, unknown or of another kind.
+            UnsupportedVersion: a later release wrote it.
+        """
+        if not isinstance(data, Mapping):
+            raise InvalidReference(f"A reference is a JSON object, not {type(data).__name__}.")
+        if data.get("v") != _VERSION:
+            if isinstance(data.get("v"), int) and data["v"] > _VERSION:
+                raise UnsupportedVersion(
+                    f"The reference has version {data['v']}; this release knows {_VERSION}.",
+                    "Upgrade vineyard-client here.",
+                )
+            raise InvalidReference(f"The reference has no version that exists: {data.get('v')!r:.20}.")
+        if set(data) != _FIELDS:
+            wrong = sorted(map(str, set(data) ^ _FIELDS))
+            raise InvalidReference(f"The reference lacks, or has beyond what it should: {', '.join(wrong):.200}.")
+        return cls(**{key: data[key] for key in _FIELDS - {"v"}})
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """What a store knows of a value, without the value.
+
+    Attributes:
+        ref: the reference to it.
+        summary: what it is, for people: rows and columns, shape, length; never its contents.
+        labels: what it was labelled with when it was put.
+        created: when it was put, in UTC.
+        host: the host on which it was put.
+        socket: the IPC socket of the instance that answered.
+        deleted: whether this is a deleted value whose memory a reader still uses.
+    """
+
+    ref: ObjectRef
+    summary: str
+    labels: Mapping[str, str]
+    created: datetime
+    host: str
+    socket: str
+    deleted: bool = False
+
+    @property
+    def type(self) -> str:
+        """What the value is, e.g. ``pandas.DataFrame``."""
+        return self.ref.type
+
+    @property
+    def size(self) -> int:
+        """Bytes it takes in the store."""
+        return self.ref.size
+
+
+@dataclass(frozen=True)
+class StoreStatus:
+    """The state of one instance.
+
+    Attributes:
+        socket: its IPC socket.
+        version: of vineyardd.
+        instance_id: its number within the cluster; 0 for a server of its own.
+        metadata: where its metadata live: ``local``, or the service that instances share.
+        endpoint: ``host:port`` of its RPC; None when that is off.
+        memory_used: bytes in use.
+        memory_limit: the size of the store in bytes.
+        connections: how many clients are connected to the IPC socket.
+    """
+
+    socket: str
+    version: str
+    instance_id: int
+    metadata: str
+    endpoint: Optional[str]
+    memory_used: int
+    memory_limit: int
+    connections: int
