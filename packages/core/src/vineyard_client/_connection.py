@@ -50,6 +50,10 @@ log = logging.getLogger("vineyard_client.connection")
 # The oldest release whose replies were recorded and tested.
 OLDEST_SERVER = (0, 14, 8)
 
+# Requests that are sent before the first reply is read. They, and the replies, must fit into the socket's buffers (208
+# KiB each by default on Linux), or both ends wait for each other to read.
+_PIPELINE = 64
+
 Reply = TypeVar("Reply")
 
 _connections: weakref.WeakSet[Connection] = weakref.WeakSet()
@@ -130,9 +134,12 @@ class Connection:
 
     def outcomes(self, *requests: Request[Any]) -> List[Any]:
         """Do as ``call_all``, but return a refusal in its place instead of raising it."""
+        results: List[Any] = []
         try:
             with self._lock:
-                return self._exchange(requests)
+                for start in range(0, len(requests), _PIPELINE):
+                    results += self._exchange(requests[start : start + _PIPELINE])
+            return results
         finally:
             self._release_dropped()
 

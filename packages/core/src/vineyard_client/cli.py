@@ -1,7 +1,7 @@
 """Command line: ``vineyard-client`` or ``python -m vineyard_client``.
 
-Results go to standard output, as text for people or with ``--json`` for programs; errors go to standard error. Exit codes:
-0 done, 1 it failed, 2 wrong arguments.
+Results go to standard output, as text for people or with ``--json`` for programs; errors go to standard error. Exit
+codes: 0 done, 1 it failed, 2 wrong arguments.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import argparse
 import dataclasses
 import json
 import os
+import re
 import sys
+from datetime import timedelta
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from . import server
@@ -103,6 +105,19 @@ def _show(arguments: argparse.Namespace) -> None:
     _print_pairs(rows)
 
 
+def _gc(arguments: argparse.Namespace) -> None:
+    with _client(arguments) as client:
+        freed = client.collect(older_than=arguments.older_than, labels=dict(arguments.label), dry_run=arguments.dry_run)
+    if arguments.json:
+        print(json.dumps([{**_as_json(action.info), "reason": action.reason} for action in freed], indent=2))
+        return
+    rows = [[a.info.ref.id, _bytes(a.info.size), a.reason, a.info.type, a.info.summary] for a in freed]
+    if rows:
+        _print_table([["ID", "SIZE", "REASON", "TYPE", "SUMMARY"], *rows])
+    total = _bytes(sum(action.info.size for action in freed))
+    print(f"{'Would free' if arguments.dry_run else 'Freed'} {len(freed)} objects, {total}.")
+
+
 # ---- how things look
 
 
@@ -149,6 +164,13 @@ def _label(text: str) -> List[str]:
     return [key, value]
 
 
+def _age(text: str) -> timedelta:
+    match = re.match(r"(\d+(?:\.\d+)?)([smhd])\Z", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is no age; write a number with s, m, h or d, such as 7d")
+    return timedelta(seconds=float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]])
+
+
 def _size(text: str) -> int:
     try:
         return server.parse_size(text)
@@ -157,7 +179,9 @@ def _size(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("vineyard-client", description="Run and look into a vineyard store.", epilog=_EPILOG)
+    parser = argparse.ArgumentParser(
+        "vineyard-client", description="Run and look into a vineyard store.", epilog=_EPILOG
+    )
     parser.add_argument("--version", action="version", version=f"vineyard-client {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
@@ -183,9 +207,16 @@ def _parser() -> argparse.ArgumentParser:
 
     query("status", _status, "Show how full the store is and who serves it.")
     listing = query("list", _list, "List the objects in the store, oldest first.")
-    listing.add_argument("--label", type=_label, action="append", default=[], metavar="KEY=VALUE", help="only with this")
+    listing.add_argument(
+        "--label", type=_label, action="append", default=[], metavar="KEY=VALUE", help="only with this"
+    )
     listing.add_argument("--deleted", action="store_true", help="deleted ones whose memory a reader still uses")
     query("show", _show, "Show one object.").add_argument("id", metavar="ID", help="an object id: o and 16 hex digits")
+
+    gc = query("gc", _gc, "Free deleted values that nobody reads any more, and what killed writers left.")
+    gc.add_argument("--older-than", type=_age, metavar="AGE", help="delete whole values of this age, too: 90m, 12h, 7d")
+    gc.add_argument("--label", type=_label, action="append", default=[], metavar="KEY=VALUE", help="only with this")
+    gc.add_argument("--dry-run", action="store_true", help="free nothing, only show what would be freed")
     return parser
 
 

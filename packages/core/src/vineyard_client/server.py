@@ -5,8 +5,8 @@ process looks whether somebody listens and starts a server if nobody does; every
 finds it listening. The kernel drops the lock of a process that dies. A socket file that nobody listens at any more is
 no obstacle: vineyardd replaces it.
 
-Servers are started through ``sh``, which puts them into a session of their own: what kills a task with its process group
-does not reach the server that other tasks use. Their RPC is off: a server for one host has nothing to offer to others.
+Servers are started through ``sh``, in a session of their own: what kills a task with its process group does not reach
+the server that other tasks use. Their RPC is off: a server for one host has nothing to offer to others.
 What they print goes to ``PATH.log``.
 """
 
@@ -51,7 +51,8 @@ _POLL = 0.02
 Size = Union[int, str, None]
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]i?)?B?\Z", re.IGNORECASE)
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
+_UNITS = {"": 1, **{unit: 1000 ** (power + 1) for power, unit in enumerate("kmgt")}}
+_UNITS.update({f"{unit}i": 1024 ** (power + 1) for power, unit in enumerate("kmgt")})
 
 
 # ---- where things are
@@ -101,7 +102,7 @@ def default_socket() -> str:
 
 
 def parse_size(size: Size) -> int:
-    """Return a size in bytes: ``1073741824``, ``"1Gi"``, ``"1.5 GiB"``, ``"800M"``; None is half of the memory there is.
+    """Return a size in bytes: ``1073741824``, ``"1Gi"``, ``"1.5 GiB"``, ``"800M"``; None is half of all memory.
 
     Raises:
         ValueError: the text is no size, or the size is below 1 MiB.
@@ -272,8 +273,8 @@ def ensure_server(
 ) -> None:
     """Return when a server listens at the path; start one if nobody does.
 
-    Any number of processes may call this at once: one server is started. It goes on running when they end; ``stop_server``
-    or ``vineyard-client stop`` ends it.
+    Any number of processes may call this at once: one server is started. It goes on running when they end, until
+    ``stop_server`` or ``vineyard-client stop`` ends it.
 
     Args:
         socket: path of the IPC socket; its folder is made if needed, for this user only.
@@ -337,7 +338,7 @@ def stop_server(socket: str, *, timeout: float = START_TIMEOUT) -> int:
 
 
 class EmbeddedServer:
-    """A server that belongs to a program: it starts with ``with`` or ``start``, and ends with the program at the latest.
+    """A server that belongs to a program: it starts with ``with`` or ``start`` and ends with the program at the latest.
 
     ::
 
@@ -438,8 +439,8 @@ def connect(
 ) -> Client:
     """Return a client of the store at a socket path, or of this user's own.
 
-    The path is the argument, else the environment variable ``VINEYARD_IPC_SOCKET``, else that of a server of this user's
-    own, which is started when nobody listens there.
+    The path is the argument, else the environment variable ``VINEYARD_IPC_SOCKET``, else that of a server of this
+    user's own, which is started when nobody listens there.
 
     Args:
         socket: path of the IPC socket.

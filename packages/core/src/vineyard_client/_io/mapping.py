@@ -139,5 +139,3 @@ def _after(batch: Sequence[memoryview], skip: int) -> List[memoryview]:
             rest.append(piece[skip:])
         skip = max(0, skip - len(piece))
     return rest
-
-

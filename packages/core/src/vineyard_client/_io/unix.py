@@ -64,7 +64,9 @@ class UnixStream:
                     f"vineyardd at {path} did not accept a connection within {deadline.timeout} s."
                 ) from error
             hint = _CONNECT_HINTS.get(error.errno or 0, "")
-            raise ConnectionFailed(f"Cannot connect to vineyardd at {path}: {error.strerror or error}.", hint) from error
+            raise ConnectionFailed(
+                f"Cannot connect to vineyardd at {path}: {error.strerror or error}.", hint
+            ) from error
         except BaseException:
             sock.close()
             raise

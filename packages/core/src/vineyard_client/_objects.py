@@ -1,0 +1,276 @@
+"""Objects on one connection: the order of steps that keeps values whole under deletes, kills and reused ids.
+
+Writing (``write_object``): a small envelope goes into the metadata, in one step. Any other: allocate guard and blob;
+seal the guard, which marks it as used by this connection; store the metadata; write; seal the blob; release both. The
+metadata come before the bytes so that what a killed writer leaves is listed and can be freed. (One killed between
+allocating and storing the metadata, some hundred microseconds, leaves a blob that nothing lists.)
+
+Reading (``open_object``): *find* the object, *pin* its blob, *look again* whether the object is still there.
+
+Deleting (``delete_object``): a *tombstone* takes hold of the blob, the object *goes*, and only then is *asked* whether
+the blob is in use; if it is, the tombstone stays, and keeps the memory until it is collected.
+
+Why a reader is never handed memory that is freed::
+
+    reader   find ........ pin ... look again ..... read
+    deleter         tombstone  .. object goes ... in use? ... free
+
+    Either the second look comes before the object goes: then the pin came earlier still, and the deleter sees it.
+    Or it comes after: then the reader finds nothing and gives up.
+
+Every object is told by its token: ids alone may belong to another object since the server restarted.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+
+from ._connection import Connection
+from ._wire.messages import (
+    BufferReply,
+    CreateBuffer,
+    CreateData,
+    DeleteData,
+    DropBuffer,
+    GetData,
+    InstanceStatus,
+    IsInUse,
+    ListData,
+    Payload,
+    Release,
+    Request,
+    Seal,
+)
+from ._wire.status import CODE_NOT_SEALED
+from .exceptions import ObjectNotFound, ServerError, StoreFull, VineyardError
+from .ids import format_id
+from .meta import GUARD_SIZE, INLINE_LIMIT, TOMBSTONE, VALUE, ValueMeta
+
+__all__ = [
+    "delete_object",
+    "discard",
+    "find_object",
+    "finish_object",
+    "incomplete_objects",
+    "list_objects",
+    "open_object",
+    "start_object",
+    "unread_tombstones",
+    "write_object",
+]
+
+log = logging.getLogger("vineyard_client.objects")
+
+# Bytes up to which a blob is copied instead of mapped: below, copying is faster than the system calls and page faults
+# of a mapping, and nothing stays pinned.
+COPY_LIMIT = 64 * 1024
+
+# Ids in one request for metadata: some hundred kilobytes of JSON.
+_BATCH = 10_000
+
+_GONE_HINT = "It was deleted, or the server restarted since it was put: run again what produced it."
+
+Chunk = Union[bytes, memoryview]
+
+
+# ---- writing
+
+
+def write_object(connection: Connection, meta: ValueMeta, chunks: Sequence[Chunk]) -> int:
+    """Store an envelope and return the object's id.
+
+    Args:
+        connection: where to.
+        meta: with neither content nor blobs; ``meta.size`` is the size of the envelope.
+        chunks: the envelope.
+
+    Raises:
+        StoreFull: there is no room; nothing is left.
+    """
+    if meta.size <= INLINE_LIMIT:
+        return connection.call(CreateData(replace(meta, content=b"".join(chunks)).tree()))
+    number, meta, payload = start_object(connection, meta)
+    try:
+        connection.write(payload, chunks)
+        finish_object(connection, meta)
+    except BaseException:
+        discard(connection, DeleteData([number]))
+        raise
+    return number
+
+
+def start_object(connection: Connection, meta: ValueMeta) -> Tuple[int, ValueMeta, Payload]:
+    """Store the metadata of an object whose blob is not written yet.
+
+    Returns:
+        The object's id, the metadata with the blobs' ids, and the place of the blob. The caller writes the blob and
+        calls ``finish_object``, or deletes the object.
+
+    Raises:
+        StoreFull: there is no room; nothing is left.
+    """
+    guard, blob = _allocate(connection, meta.size)
+    meta = replace(meta, blob=blob.id, guard=guard.id)
+    try:
+        _, number = connection.call_all(Seal(guard.id), CreateData(meta.tree()))
+    except BaseException:
+        discard(connection, DropBuffer(guard.id), DropBuffer(blob.id))
+        raise
+    return number, meta, blob.payload
+
+
+def finish_object(connection: Connection, meta: ValueMeta) -> None:
+    """Make an object whole: from now on it can be read."""
+    connection.call_all(Seal(meta.blob), Release(meta.blob), Release(meta.guard))
+
+
+def discard(connection: Connection, *cleanup: Request[None]) -> None:
+    """Free what a failed step left; where that fails too, an object stays that can be collected."""
+    if not connection.usable:
+        return
+    try:
+        connection.call_all(*cleanup)
+    except VineyardError as error:
+        log.warning("an unfinished object stays in %s until it is collected: %s", connection.peer, error)
+
+
+def _allocate(connection: Connection, nbytes: int) -> Tuple[BufferReply, BufferReply]:
+    """Return a guard and an unsealed blob."""
+    outcomes = connection.outcomes(CreateBuffer(GUARD_SIZE), CreateBuffer(nbytes))
+    refusals = [outcome for outcome in outcomes if isinstance(outcome, VineyardError)]
+    if not refusals:
+        return outcomes[0], outcomes[1]
+    discard(connection, *[DropBuffer(outcome.id) for outcome in outcomes if outcome not in refusals])
+    if not isinstance(refusals[0], StoreFull):
+        raise refusals[0]
+    status = connection.call(InstanceStatus())
+    raise StoreFull(
+        f"The store at {connection.peer} has no room for {nbytes} bytes: "
+        f"{status.memory_used} of {status.memory_limit} are in use.",
+        "Delete what nobody needs (vineyard-client list), or give vineyardd a larger --size.",
+        requested=nbytes,
+        used=status.memory_used,
+        limit=status.memory_limit,
+    ) from refusals[0]
+
+
+# ---- reading
+
+
+def find_object(connection: Connection, number: int, token: Optional[str]) -> ValueMeta:
+    """Return the metadata of an object.
+
+    Args:
+        connection: where to look.
+        number: the object's id.
+        token: what tells it from another object with its id; None takes the id at its word.
+
+    Raises:
+        ObjectNotFound: there is no such object, or it is another one.
+        ObjectCorrupted: its metadata make no sense.
+    """
+    return _check(connection, number, token, connection.call(GetData([number])).get(number))
+
+
+def _check(connection: Connection, number: int, token: Optional[str], tree: Optional[Dict[str, Any]]) -> ValueMeta:
+    if tree is None or (token is not None and tree.get("token") != token):
+        raise ObjectNotFound(f"{format_id(number)} is not in {connection.peer}.", _GONE_HINT)
+    return ValueMeta.read(tree)
+
+
+def open_object(connection: Connection, number: int, token: str) -> memoryview:
+    """Return the envelope of an object: a private copy of a small one, a private mapping of a large one.
+
+    Raises:
+        ObjectNotFound: there is no such object, or it is not complete.
+        ObjectCorrupted: its metadata make no sense.
+    """
+    meta = find_object(connection, number, token)
+    if meta.content is not None:
+        return memoryview(bytearray(meta.content))
+    try:
+        payload, trees = connection.pin(meta.blob, then=GetData([number]))
+    except ServerError as error:
+        if error.code != CODE_NOT_SEALED:
+            raise
+        raise ObjectNotFound(
+            f"{format_id(number)} in {connection.peer} is not complete.",
+            "Its writer is still at work, or was killed: run again what produced it.",
+        ) from error
+    if payload is None:
+        raise ObjectNotFound(f"{format_id(number)} is not in {connection.peer}.", _GONE_HINT)
+    mapped = False
+    try:
+        _check(connection, number, token, trees.get(number))
+        if payload.size <= COPY_LIMIT:
+            return memoryview(connection.read(payload))
+        view = connection.map(payload)
+        mapped = True
+        return view
+    finally:
+        if not mapped:
+            connection.unpin(meta.blob)
+
+
+# ---- deleting
+
+
+def delete_object(connection: Connection, number: int, token: Optional[str]) -> bool:
+    """Delete an object and return whether it was there; who reads it is not disturbed."""
+    try:
+        meta = find_object(connection, number, token)
+    except ObjectNotFound:
+        return False
+    if meta.content is not None:
+        connection.call(DeleteData([number]))
+        return True
+    tombstone = connection.call(CreateData(meta.tree(TOMBSTONE)))
+    _, in_use = connection.call_all(DeleteData([number]), IsInUse(meta.blob))
+    if not in_use:
+        connection.call(DeleteData([tombstone]))
+    return True
+
+
+# ---- what is there
+
+
+def list_objects(connection: Connection, typename: str = VALUE) -> List[Tuple[int, ValueMeta]]:
+    """Return all values or all tombstones, oldest first; what cannot be read is left out, and logged."""
+    found = []
+    for number, tree in connection.call(ListData(typename)).items():
+        try:
+            found.append((number, ValueMeta.read(tree)))
+        except VineyardError as error:
+            log.warning("leaving %s out of the list: %s", format_id(number), error)
+    return sorted(found, key=lambda item: (item[1].created, item[0]))
+
+
+def incomplete_objects(connection: Connection, objects: Sequence[Tuple[int, ValueMeta]]) -> Dict[int, bool]:
+    """Return those of the objects whose blob is not sealed, and whether their writers live.
+
+    A writer lets go of the guard after it has sealed the blob. So the guard is asked first, and the blob once more
+    after that: not sealed even then means that the writer died.
+    """
+    metas = {number: meta for number, meta in objects if meta.content is None}
+    sealed = _sealed(connection, [meta.blob for meta in metas.values()])
+    metas = {number: meta for number, meta in metas.items() if meta.blob not in sealed}
+    in_use = connection.call_all(*[IsInUse(meta.guard) for meta in metas.values()])
+    sealed = _sealed(connection, [meta.blob for meta in metas.values()])
+    return {number: alive for (number, meta), alive in zip(metas.items(), in_use) if meta.blob not in sealed}
+
+
+def unread_tombstones(connection: Connection, objects: Sequence[Tuple[int, ValueMeta]]) -> Iterator[int]:
+    """Return those of the tombstones whose blobs nobody reads."""
+    in_use = connection.call_all(*[IsInUse(meta.blob) for _, meta in objects])
+    return (number for (number, _), used in zip(objects, in_use) if not used)
+
+
+def _sealed(connection: Connection, blobs: Sequence[int]) -> Dict[int, Dict[str, Any]]:
+    """Return those blobs that are sealed; of others the server says that they do not exist."""
+    found: Dict[int, Dict[str, Any]] = {}
+    for start in range(0, len(blobs), _BATCH):
+        trees: Dict[int, Dict[str, Any]] = connection.call(GetData(blobs[start : start + _BATCH]))
+        found.update(trees)
+    return found

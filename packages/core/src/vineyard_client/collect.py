@@ -1,0 +1,84 @@
+"""Decide what in a store nobody needs any more. Deciding is pure; ``Client.collect`` looks, asks here, and frees.
+
+Three kinds of things are freed:
+
+- values that were deleted while somebody read them, once nobody does (tombstones);
+- values whose writer was killed before they were whole;
+- whole values older than the caller says, which are deleted as ``Client.delete`` does it.
+
+The first two are garbage whatever the caller wants; the third only happens when asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Iterable, List, Mapping, Optional
+
+from .reference import ObjectInfo
+
+__all__ = ["DEAD_WRITER", "DELETED", "EXPIRED", "Candidate", "Collectable", "plan"]
+
+DELETED = "deleted"
+DEAD_WRITER = "writer died"
+EXPIRED = "expired"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An object as it was found.
+
+    Attributes:
+        info: what the store knows of it; ``info.deleted`` tells a tombstone.
+        complete: whether its blob is sealed.
+        in_use: for a tombstone whether anybody reads it, for an incomplete value whether its writer lives; whole values
+            need not be asked.
+    """
+
+    info: ObjectInfo
+    complete: bool = True
+    in_use: bool = False
+
+
+@dataclass(frozen=True)
+class Collectable:
+    """An object to be freed.
+
+    Attributes:
+        info: what the store knows of it.
+        reason: ``deleted``, ``writer died`` or ``expired``.
+    """
+
+    info: ObjectInfo
+    reason: str
+
+
+def plan(
+    candidates: Iterable[Candidate],
+    *,
+    now: datetime,
+    older_than: Optional[timedelta] = None,
+    labels: Optional[Mapping[str, str]] = None,
+) -> List[Collectable]:
+    """Return which of the candidates are to be freed, and why.
+
+    Args:
+        candidates: what the store has.
+        now: the time to measure ages from, with a time zone.
+        older_than: the age from which on whole values are freed, too; None frees none of them.
+        labels: only objects that have all of these.
+    """
+    actions = []
+    for candidate in candidates:
+        info = candidate.info
+        if any(info.labels.get(key) != value for key, value in (labels or {}).items()):
+            continue
+        if info.deleted:
+            if not candidate.in_use:
+                actions.append(Collectable(info, DELETED))
+        elif not candidate.complete:
+            if not candidate.in_use:
+                actions.append(Collectable(info, DEAD_WRITER))
+        elif older_than is not None and now - info.created >= older_than:
+            actions.append(Collectable(info, EXPIRED))
+    return actions
