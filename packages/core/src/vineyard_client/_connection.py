@@ -6,9 +6,10 @@ This is the only module that sees the protocol, the streams and the memory toget
 - A step that fails half way (timeout, interrupt, a reply that makes no sense) leaves the stream out of step, so the
   connection is *retired*: no call goes through it again.
 - The server sends each store fd once per connection, so the table of fds lives and dies with the connection.
-- A pin (the server's in-use mark) belongs to a connection, too, and the server keeps one per blob, not a number: they
-  are counted here. The mark falls when the socket closes. Therefore a retired connection keeps its socket open while
-  mapped views are alive, and closes it with the last one.
+- A pin is held twice: as the server's in-use mark, which belongs to the connection, and in the pin file, because that
+  mark can be lost (``_io.pinfile`` says how). Both know one pin per blob, not a number: they are counted here. Both
+  fall when their descriptor closes. Therefore a retired connection keeps its socket open while mapped views are alive, and
+  closes it with the last one.
 - Views are dropped by the garbage collector, from any thread, also in the middle of a call. A dropped pin is put into a
   queue and released by whoever has the lock, or next gets it.
 
@@ -30,10 +31,12 @@ from typing import Any, Deque, Dict, Iterable, List, Optional, Sequence, Set, Tu
 from ._io.deadline import Deadline
 from ._io.fds import OwnedFD
 from ._io.mapping import map_private, read_exact, write_all
+from ._io.pinfile import PinFile
 from ._io.stream import Stream
 from ._wire.framing import FrameDecoder, Message, encode_frame
 from ._wire.messages import (
     GetBuffers,
+    IsInUse,
     Payload,
     Register,
     Release,
@@ -67,6 +70,7 @@ class Connection:
         timeout: seconds that each call may take; None is for ever.
         username: for a server that asks (``--htpasswd``).
         password: likewise.
+        pin_file: holds pins a second time; owned like the stream.
 
     Raises:
         ConnectionFailed: the peer went away or refused the credentials.
@@ -74,8 +78,17 @@ class Connection:
         UnsupportedVersion: the server is older than this client knows.
     """
 
-    def __init__(self, stream: Stream, *, timeout: Optional[float], username: str = "", password: str = "") -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        *,
+        timeout: Optional[float],
+        username: str = "",
+        password: str = "",
+        pin_file: Optional[PinFile] = None,
+    ) -> None:
         self._stream = stream
+        self._pin_file = pin_file
         self._timeout = timeout
         self._lock = threading.Lock()
         self._fds: Dict[int, OwnedFD] = {}
@@ -198,20 +211,41 @@ class Connection:
         if done != payload.size:
             raise RuntimeError(f"{done} bytes were written into a blob of {payload.size}")
 
+    def hold(self, blob: int) -> None:
+        """Hold a blob in the pin file; with the server's mark or without, it counts as in use."""
+        with self._lock:
+            self._hold(blob)
+
+    def _hold(self, blob: int) -> None:
+        count = self._pins.get(blob, 0)
+        if not count and self._pin_file:
+            self._pin_file.hold(blob)
+        self._pins[blob] = count + 1
+
+    def in_use(self, blobs: Sequence[int]) -> List[bool]:
+        """Tell for each blob whether any process on the host has it pinned, this one included."""
+        marked = self.call_all(*[IsInUse(blob) for blob in blobs])
+        with self._lock:
+            return [mark or self._held(blob) for mark, blob in zip(marked, blobs)]
+
+    def _held(self, blob: int) -> bool:
+        return blob in self._pins or (self._pin_file is not None and self._pin_file.held_by_others(blob))
+
     def pin(self, blob: int, then: Request[Reply]) -> Tuple[Optional[Payload], Reply]:
         """Mark a blob in use, then ask for something else; return the blob's place, None if it is gone, and the reply.
 
         Every place that is returned needs one ``unpin``, or ``map``, which takes the pin over.
         """
+        pinned = False
         try:
             with self._lock:
-                found, reply = self._exchange([GetBuffers([blob]), then])
-                marked = bool(found) and not isinstance(found, VineyardError)
-                if marked:
-                    self._pins[blob] = self._pins.get(blob, 0) + 1
-                if marked and isinstance(reply, VineyardError):
-                    self._dropped.append(blob)
-            _raise_refusals([found, reply])
+                self._hold(blob)
+                try:
+                    found, reply = _raise_refusals(self._exchange([GetBuffers([blob]), then]))
+                    pinned = bool(found)
+                finally:
+                    if not pinned:
+                        self._dropped.append(blob)
             return (found[0] if found else None), reply
         finally:
             self._release_dropped()
@@ -274,6 +308,8 @@ class Connection:
         if self._retired:
             self._retire()
         elif self.usable and blob not in self._inherited:
+            if self._pin_file:
+                self._pin_file.drop(blob)
             return self._exchange([Release(blob)])
         return []
 
@@ -287,6 +323,8 @@ class Connection:
         self._retired = True
         if not self._pins:
             self._stream.close()
+            if self._pin_file:
+                self._pin_file.close()
             fds, self._fds = self._fds, {}
             for fd in fds.values():
                 fd.close()

@@ -1,7 +1,7 @@
 """Objects on one connection: the order of steps that keeps values whole under deletes, kills and reused ids.
 
 Writing (``write_object``): a small envelope goes into the metadata, in one step. Any other: allocate guard and blob;
-seal the guard, which marks it as used by this connection; store the metadata; write; seal the blob; release both. The
+seal and pin the guard; store the metadata; write; seal the blob; release both. The
 metadata come before the bytes so that what a killed writer leaves is listed and can be freed. (One killed between
 allocating and storing the metadata, some hundred microseconds, leaves a blob that nothing lists.)
 
@@ -36,7 +36,6 @@ from ._wire.messages import (
     DropBuffer,
     GetData,
     InstanceStatus,
-    IsInUse,
     ListData,
     Payload,
     Release,
@@ -49,6 +48,7 @@ from .ids import format_id
 from .meta import GUARD_SIZE, INLINE_LIMIT, TOMBSTONE, VALUE, ValueMeta
 
 __all__ = [
+    "abandon_object",
     "delete_object",
     "discard",
     "find_object",
@@ -96,7 +96,7 @@ def write_object(connection: Connection, meta: ValueMeta, chunks: Sequence[Chunk
         connection.write(payload, chunks)
         finish_object(connection, meta)
     except BaseException:
-        discard(connection, DeleteData([number]))
+        abandon_object(connection, number, meta)
         raise
     return number
 
@@ -113,17 +113,26 @@ def start_object(connection: Connection, meta: ValueMeta) -> Tuple[int, ValueMet
     """
     guard, blob = _allocate(connection, meta.size)
     meta = replace(meta, blob=blob.id, guard=guard.id)
+    connection.hold(guard.id)
     try:
         _, number = connection.call_all(Seal(guard.id), CreateData(meta.tree()))
     except BaseException:
         discard(connection, DropBuffer(guard.id), DropBuffer(blob.id))
+        connection.unpin(guard.id)
         raise
     return number, meta, blob.payload
 
 
 def finish_object(connection: Connection, meta: ValueMeta) -> None:
     """Make an object whole: from now on it can be read."""
-    connection.call_all(Seal(meta.blob), Release(meta.blob), Release(meta.guard))
+    connection.call_all(Seal(meta.blob), Release(meta.blob))
+    connection.unpin(meta.guard)
+
+
+def abandon_object(connection: Connection, number: int, meta: ValueMeta) -> None:
+    """Free an object that was started and will not be finished."""
+    discard(connection, DeleteData([number]))
+    connection.unpin(meta.guard)
 
 
 def discard(connection: Connection, *cleanup: Request[None]) -> None:
@@ -227,8 +236,8 @@ def delete_object(connection: Connection, number: int, token: Optional[str]) -> 
         connection.call(DeleteData([number]))
         return True
     tombstone = connection.call(CreateData(meta.tree(TOMBSTONE)))
-    _, in_use = connection.call_all(DeleteData([number]), IsInUse(meta.blob))
-    if not in_use:
+    connection.call(DeleteData([number]))
+    if connection.in_use([meta.blob]) == [False]:
         connection.call(DeleteData([tombstone]))
     return True
 
@@ -256,14 +265,14 @@ def incomplete_objects(connection: Connection, objects: Sequence[Tuple[int, Valu
     metas = {number: meta for number, meta in objects if meta.content is None}
     sealed = _sealed(connection, [meta.blob for meta in metas.values()])
     metas = {number: meta for number, meta in metas.items() if meta.blob not in sealed}
-    in_use = connection.call_all(*[IsInUse(meta.guard) for meta in metas.values()])
+    in_use = connection.in_use([meta.guard for meta in metas.values()])
     sealed = _sealed(connection, [meta.blob for meta in metas.values()])
     return {number: alive for (number, meta), alive in zip(metas.items(), in_use) if meta.blob not in sealed}
 
 
 def unread_tombstones(connection: Connection, objects: Sequence[Tuple[int, ValueMeta]]) -> Iterator[int]:
     """Return those of the tombstones whose blobs nobody reads."""
-    in_use = connection.call_all(*[IsInUse(meta.blob) for _, meta in objects])
+    in_use = connection.in_use([meta.blob for _, meta in objects])
     return (number for (number, _), used in zip(objects, in_use) if not used)
 
 

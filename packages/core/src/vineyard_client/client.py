@@ -17,6 +17,7 @@ from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, 
 from . import _codec, _objects
 from ._connection import Connection
 from ._io.deadline import Deadline
+from ._io.pinfile import PinFile
 from ._io.unix import UnixStream
 from ._wire.messages import DeleteData, InstanceStatus, Persist
 from .collect import EXPIRED, Candidate, Collectable, plan
@@ -309,7 +310,15 @@ class Client:
                 raise
             self._starter(self.socket)
             stream = UnixStream.connect(self.socket, deadline)
-        return Connection(stream, timeout=self._timeout, **self._credentials)
+        pin_file = PinFile.open(self.socket + ".pins")
+        connection = Connection(stream, timeout=self._timeout, pin_file=pin_file, **self._credentials)
+        if pin_file is None and _endpoint(connection):
+            log.warning(
+                "%s.pins cannot be opened: readers are protected by the server's marks alone, which clients of its RPC "
+                "port can undo. Let this user write to the socket's folder.",
+                self.socket,
+            )
+        return connection
 
     def _reference(self, connection: Connection, number: int, meta: ValueMeta) -> ObjectRef:
         return ObjectRef(format_id(number), meta.token, _endpoint(connection), meta.type, meta.size)

@@ -60,6 +60,11 @@ class VineyardError(Exception):
 class ConnectionFailed(VineyardError, ConnectionError):
     """The server cannot be reached, refused us, or went away in the middle of a call."""
 
+    def __init__(self, what: str, hint: str = "") -> None:
+        super().__init__(what, hint)
+        # OSError takes two arguments for its number and its text.
+        self.errno = self.strerror = None
+
 
 class ServerStartFailed(ConnectionFailed):
     """No vineyardd is installed for this platform, or the one we started did not become ready."""
