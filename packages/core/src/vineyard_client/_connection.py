@@ -8,8 +8,8 @@ This is the only module that sees the protocol, the streams and the memory toget
 - The server sends each store fd once per connection, so the table of fds lives and dies with the connection.
 - A pin is held twice: as the server's in-use mark, which belongs to the connection, and in the pin file, because that
   mark can be lost (``_io.pinfile`` says how). Both know one pin per blob, not a number: they are counted here. Both
-  fall when their descriptor closes. Therefore a retired connection keeps its socket open while mapped views are alive, and
-  closes it with the last one.
+  fall when their descriptor closes. Therefore a retired connection keeps its socket open while mapped views are alive,
+  and closes it with the last one.
 - Views are dropped by the garbage collector, from any thread, also in the middle of a call. A dropped pin is put into a
   queue and released by whoever has the lock, or next gets it.
 
@@ -26,7 +26,7 @@ import os
 import threading
 import weakref
 from collections import deque
-from typing import Any, Deque, Dict, Iterable, List, Optional, Sequence, Set, Tuple, TypeVar, Union
+from typing import Any, Callable, Deque, Dict, Iterable, List, Optional, Sequence, Set, Tuple, TypeVar, Union
 
 from ._io.deadline import Deadline
 from ._io.fds import OwnedFD
@@ -36,6 +36,7 @@ from ._io.stream import Stream
 from ._wire.framing import FrameDecoder, Message, encode_frame
 from ._wire.messages import (
     GetBuffers,
+    GetRemoteBuffers,
     IsInUse,
     Payload,
     Register,
@@ -44,7 +45,15 @@ from ._wire.messages import (
     fds_announced,
     parse_reply,
 )
-from .exceptions import ConnectionFailed, ObjectCorrupted, ProtocolError, UnsupportedVersion, VineyardError
+from .exceptions import (
+    ConnectionFailed,
+    ObjectCorrupted,
+    ObjectNotFound,
+    ProtocolError,
+    ServerError,
+    UnsupportedVersion,
+    VineyardError,
+)
 
 __all__ = ["OLDEST_SERVER", "Connection"]
 
@@ -109,6 +118,11 @@ class Connection:
     def usable(self) -> bool:
         """Whether calls can go through: neither retired nor inherited from a parent process."""
         return not self._retired and self.pid == os.getpid()
+
+    @property
+    def timeout(self) -> Optional[float]:
+        """Seconds that each call may take; None is for ever."""
+        return self._timeout
 
     @property
     def peer(self) -> str:
@@ -202,7 +216,7 @@ class Connection:
         The bytes go from where they lie straight into the store's memory.
         """
         try:
-            done = write_all(self._fd(payload), payload.offset, chunks)
+            done = write_all(self.store_fd(payload), payload.offset, chunks)
         except OSError as error:
             raise ConnectionFailed(
                 f"Writing {payload.size} bytes into the memory of {self.peer} failed: {error.strerror or error}.",
@@ -258,7 +272,7 @@ class Connection:
     def read(self, payload: Payload) -> bytearray:
         """Return a copy of a pinned blob."""
         try:
-            return read_exact(self._fd(payload), payload.offset, payload.size)
+            return read_exact(self.store_fd(payload), payload.offset, payload.size)
         except OSError as error:
             raise ObjectCorrupted(f"The blob at {payload.offset}+{payload.size} of {self.peer} is short.") from error
 
@@ -268,14 +282,44 @@ class Connection:
         The pin is given back when nothing refers to the view's memory any more.
         """
         try:
-            return map_private(self._fd(payload), payload.offset, payload.size, lambda: self.unpin(payload.blob))
+            return map_private(self.store_fd(payload), payload.offset, payload.size, lambda: self.unpin(payload.blob))
         except OSError as error:
             raise ConnectionFailed(
                 f"The system refused to map {payload.size} bytes of {self.peer}: {error.strerror}.",
                 "Drop values that are no longer needed, or raise vm.max_map_count.",
             ) from error
 
-    def _fd(self, payload: Payload) -> int:
+    def fetch(self, blob: int, nbytes: int, take: Callable[[], None]) -> None:
+        """Ask an instance on another host for a blob and call ``take`` when its first byte is next in the stream.
+
+        Args:
+            blob: its id there.
+            nbytes: its size as the metadata have it.
+            take: takes exactly ``nbytes`` bytes from the stream; if it fails, the connection is retired.
+
+        Raises:
+            ObjectNotFound: the blob is gone, or was never completed.
+            ProtocolError: the instance offers another number of bytes.
+        """
+        with self._lock:
+            (found,) = self._exchange([GetRemoteBuffers([blob])])
+            if isinstance(found, ServerError):
+                raise ObjectNotFound(f"The value is gone from {self.peer}, or was never completed: {found.what}")
+            _raise_refusals([found])
+            try:
+                if [payload.size for payload in found] != [nbytes]:
+                    raise ProtocolError(f"{self.peer} offers {found} where a blob of {nbytes} bytes was asked for.")
+                take()
+            except BaseException:
+                self._retire()
+                raise
+
+    def peek(self, payload: Payload) -> memoryview:
+        """Return a view of a blob that this connection is writing; it shows what the store's memory holds."""
+        return map_private(self.store_fd(payload), payload.offset, payload.size, lambda: None)
+
+    def store_fd(self, payload: Payload) -> int:
+        """Return the file descriptor behind a blob's memory; it stays this connection's."""
         try:
             return self._fds[payload.store_fd].fd
         except (KeyError, ValueError):

@@ -186,7 +186,11 @@ def find_object(connection: Connection, number: int, token: Optional[str]) -> Va
 def _check(connection: Connection, number: int, token: Optional[str], tree: Optional[Dict[str, Any]]) -> ValueMeta:
     if tree is None or (token is not None and tree.get("token") != token):
         raise ObjectNotFound(f"{format_id(number)} is not in {connection.peer}.", _GONE_HINT)
-    return ValueMeta.read(tree)
+    meta = ValueMeta.read(tree)
+    if meta.content is None and meta.instance_id != connection.instance.instance_id:
+        # Instances that share metadata see each other's persisted objects, but not their blobs.
+        raise ObjectNotFound(f"{format_id(number)} is not in {connection.peer}, but in instance {meta.instance_id}.")
+    return meta
 
 
 def open_object(connection: Connection, number: int, token: str) -> memoryview:

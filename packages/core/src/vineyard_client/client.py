@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 import time
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Type, Union
 
@@ -20,10 +21,11 @@ from ._io.deadline import Deadline
 from ._io.pinfile import PinFile
 from ._io.unix import UnixStream
 from ._wire.messages import DeleteData, InstanceStatus, Persist
-from .collect import EXPIRED, Candidate, Collectable, plan
+from .collect import DEAD_WRITER, DELETED, EXPIRED, ORIGINAL_GONE, Candidate, Collectable, plan
 from .exceptions import ConnectionFailed, ObjectNotFound, StoreFull
 from .ids import format_id, parse_id
 from .meta import TOMBSTONE, VALUE, ValueMeta
+from .migration import Migration
 from .reference import ObjectInfo, ObjectRef, StoreStatus
 
 __all__ = ["DEFAULT_TIMEOUT", "Client"]
@@ -52,6 +54,8 @@ class Client:
         password: likewise.
         allowed_classes: patterns of classes (``"mypkg.models.*"``, matched against ``module.qualname``) that values may
             hold beyond those of the standard and the known data libraries; each call may add more.
+        endpoint: ``host:port`` to write into references, for other hosts to reach this one's instance; by default what
+            the instance reports, which is its host name.
         starter: called with the socket path when nobody listens there; it must start a server or raise. See
             ``vineyard_client.connect``, which passes one where that is wanted.
 
@@ -71,13 +75,16 @@ class Client:
         username: str = "",
         password: str = "",
         allowed_classes: Sequence[str] = (),
+        endpoint: Optional[str] = None,
         starter: Optional[Callable[[str], None]] = None,
     ) -> None:
         self.socket = socket
         self._timeout = timeout
         self._credentials = {"username": username, "password": password}
         self._allowed_classes = tuple(allowed_classes)
+        self._endpoint = endpoint
         self._starter = starter
+        self._migration = Migration(socket, timeout=timeout, username=username, password=password)
         self._closed = False
         self._processes: Dict[int, _PerProcess] = {}
         self._connection()
@@ -122,12 +129,7 @@ class Client:
             instance_id=connection.instance.instance_id,
             labels=labels,
         )
-        try:
-            number = _objects.write_object(connection, meta, encoded.chunks)
-        except StoreFull:
-            if not self.collect():
-                raise
-            number = _objects.write_object(connection, meta, encoded.chunks)
+        number = self._with_room(lambda: _objects.write_object(connection, meta, encoded.chunks))
         if persist:
             try:
                 connection.call(Persist(number))
@@ -137,35 +139,85 @@ class Client:
         log.debug("put %s: %s, %d bytes", format_id(number), meta.type, meta.size)
         return self._reference(connection, number, meta)
 
-    def get(self, ref: ObjectRef, *, allowed_classes: Sequence[str] = ()) -> object:
+    def get(self, ref: ObjectRef, *, allowed_classes: Sequence[str] = (), replica: bool = True) -> object:
         """Return the value behind a reference: same type, equal, and the caller's to change.
 
         Large values are not copied: their buffers are private copy-on-write mappings of the store's memory, which stay
         valid and unchanged for as long as the value lives, whoever deletes the object meanwhile. Small ones are copied
         and keep nothing.
 
+        A value on another host is brought into the store of this one first, once for all readers here.
+
         Args:
-            ref: what ``put`` returned, in this process or another.
+            ref: what ``put`` returned, in this process or another, on this host or another.
             allowed_classes: patterns of further classes that the value may hold.
+            replica: whether a value from another host is kept in the store here; if not, it is only in this process.
 
         Raises:
             ObjectNotFound: the object is gone, or its id belongs to another value now.
+            MigrationFailed: its host cannot be reached, or the transfer failed; trying again is safe.
+            StoreFull: there is no room here for the replica.
             UnsafeType: the value holds a class that was not allowed; nothing of it was run.
             ObjectCorrupted: the bytes are not those of the value.
         """
-        envelope = _objects.open_object(self._connection(), parse_id(ref.id), ref.token)
+        connection = self._connection()
+        try:
+            envelope = _objects.open_object(connection, parse_id(ref.id), ref.token)
+        except ObjectNotFound:
+            if not self._may_be_elsewhere(connection, ref):
+                raise
+            if replica or self._migration.find(connection, ref.token):
+                envelope = _objects.open_object(connection, self._replicate(connection, ref), ref.token)
+            else:
+                envelope = self._migration.read(connection, ref)
         patterns = (*self._allowed_classes, *allowed_classes)
         return _codec.decode(envelope, token=bytes.fromhex(ref.token), allowed_classes=patterns)
+
+    def migrate(self, ref: ObjectRef) -> ObjectRef:
+        """Bring a value from another host into the store of this one, and return a reference to the replica.
+
+        A value that is here already is left as it is, and its own reference returned.
+
+        Raises:
+            ObjectNotFound: the value is gone.
+            MigrationFailed: its host cannot be reached, or the transfer failed; trying again is safe.
+            StoreFull: there is no room here.
+        """
+        connection = self._connection()
+        number: int = parse_id(ref.id)
+        try:
+            meta = _objects.find_object(connection, number, ref.token)
+        except ObjectNotFound:
+            if not self._may_be_elsewhere(connection, ref):
+                raise
+            number = self._replicate(connection, ref)
+            meta = _objects.find_object(connection, number, ref.token)
+        return self._reference(connection, number, meta)
 
     def delete(self, ref: ObjectRef) -> bool:
         """Delete the object behind a reference; values that were read from it stay as they are.
 
-        Memory that somebody still reads is freed by ``collect`` after that.
+        The original is deleted, on its own host, and so is a replica on this one. Replicas on other hosts are freed by
+        ``collect`` there, and memory that somebody still reads by ``collect`` after that.
 
         Returns:
             Whether there was something to delete; an object that is gone is no error.
+
+        Raises:
+            MigrationFailed: the host of the original cannot be reached; the replica here is gone.
         """
-        existed = _objects.delete_object(self._connection(), parse_id(ref.id), ref.token)
+        connection = self._connection()
+        number = parse_id(ref.id)
+        existed = _objects.delete_object(connection, number, ref.token)
+        if not existed and self._may_be_elsewhere(connection, ref):
+            had_replica = self._migration.forget(connection, ref.token)
+            try:
+                existed = self._migration.at_source(
+                    connection, ref, lambda remote: _objects.delete_object(remote, number, ref.token)
+                )
+            except ObjectNotFound:
+                existed = False
+            existed = existed or had_replica
         log.debug("deleted %s" if existed else "%s was gone already", ref.id)
         return existed
 
@@ -175,20 +227,37 @@ class Client:
         """Return what the store knows of an object, without reading its value.
 
         Args:
-            ref: a reference, or an object id in text form; an id is taken at its word.
+            ref: a reference, or the id in text form of an object that is here; an id is taken at its word.
 
         Raises:
             ObjectNotFound: the object is gone.
+            MigrationFailed: it is on a host that cannot be reached, and there is no replica here.
         """
         connection = self._connection()
-        id_, token = (ref.id, ref.token) if isinstance(ref, ObjectRef) else (ref, None)
-        number = parse_id(id_)
-        return self._info(connection, number, _objects.find_object(connection, number, token))
+        if not isinstance(ref, ObjectRef):
+            number = parse_id(ref)
+            return self._info(connection, number, _objects.find_object(connection, number, None))
+        number = parse_id(ref.id)
+        try:
+            return self._info(connection, number, _objects.find_object(connection, number, ref.token))
+        except ObjectNotFound:
+            if not self._may_be_elsewhere(connection, ref):
+                raise
+        found = self._migration.find(connection, ref.token)
+        if found:
+            return self._info(connection, *found)
+        token, endpoint = ref.token, ref.endpoint
+        meta = self._migration.at_source(connection, ref, lambda remote: _objects.find_object(remote, number, token))
+        return replace(self._info(connection, number, meta), ref=ref, socket=endpoint or "")
 
     def exists(self, ref: ObjectRef) -> bool:
-        """Tell whether the value behind a reference is there."""
+        """Tell whether the value behind a reference is there, on this host or its own.
+
+        Raises:
+            MigrationFailed: it is on a host that cannot be reached, and there is no replica here.
+        """
         try:
-            _objects.find_object(self._connection(), parse_id(ref.id), ref.token)
+            self.info(ref)
         except ObjectNotFound:
             return False
         return True
@@ -215,7 +284,7 @@ class Client:
             version=connection.instance.version,
             instance_id=connection.instance.instance_id,
             metadata=status.deployment,
-            endpoint=_endpoint(connection),
+            endpoint=self._advertised(connection),
             memory_used=status.memory_used,
             memory_limit=status.memory_limit,
             connections=status.connections,
@@ -230,8 +299,9 @@ class Client:
     ) -> List[Collectable]:
         """Free what nobody needs any more, and return what that was.
 
-        That is: values that were deleted while somebody read them, once nobody does; what killed writers left; and, if
-        an age is given, whole values of that age. Anybody may do this at any time.
+        That is: values that were deleted while somebody read them, once nobody does; what killed writers left; replicas
+        of values that are gone from their own host (one that does not answer is not "gone"); and, if an age is given,
+        whole values of that age. Anybody may do this at any time.
 
         Args:
             older_than: delete whole values of this age or older, too.
@@ -245,7 +315,10 @@ class Client:
         unread = set(_objects.unread_tombstones(connection, tombstones))
         candidates = [
             Candidate(
-                self._info(connection, number, meta), complete=number not in writers, in_use=writers.get(number, False)
+                self._info(connection, number, meta),
+                complete=number not in writers,
+                in_use=writers.get(number, False),
+                original_gone=meta.origin is not None and self._migration.original_is_gone(meta),
             )
             for number, meta in values
         ] + [
@@ -255,12 +328,13 @@ class Client:
         now = datetime.now(timezone.utc)
         actions = plan(candidates, now=now, older_than=older_than, labels=_check_labels(labels))
         if not dry_run:
-            garbage = [parse_id(action.info.ref.id) for action in actions if action.reason != EXPIRED]
+            garbage = [parse_id(action.info.ref.id) for action in actions if action.reason in (DELETED, DEAD_WRITER)]
             if garbage:
                 connection.call(DeleteData(garbage))
             for action in actions:
-                if action.reason == EXPIRED:
-                    self.delete(action.info.ref)
+                if action.reason in (EXPIRED, ORIGINAL_GONE):
+                    _objects.delete_object(connection, parse_id(action.info.ref.id), action.info.ref.token)
+            self._migration.tidy(connection)
         return actions
 
     # ---- life
@@ -320,8 +394,31 @@ class Client:
             )
         return connection
 
+    def _may_be_elsewhere(self, connection: Connection, ref: ObjectRef) -> bool:
+        """Whether an object that is not here may be on another host."""
+        if ref.endpoint is not None:
+            return ref.endpoint != self._advertised(connection)
+        return connection.call(InstanceStatus()).deployment != "local"
+
+    def _advertised(self, connection: Connection) -> Optional[str]:
+        """Return where other hosts reach the instance; None when its RPC is off."""
+        reported = _endpoint(connection)
+        return self._endpoint or reported if reported else None
+
+    def _replicate(self, connection: Connection, ref: ObjectRef) -> int:
+        return self._with_room(lambda: self._migration.replicate(connection, ref))
+
+    def _with_room(self, store: Callable[[], int]) -> int:
+        """Store something; when the store is full, collect what nobody needs and try once more."""
+        try:
+            return store()
+        except StoreFull:
+            if not self.collect():
+                raise
+            return store()
+
     def _reference(self, connection: Connection, number: int, meta: ValueMeta) -> ObjectRef:
-        return ObjectRef(format_id(number), meta.token, _endpoint(connection), meta.type, meta.size)
+        return ObjectRef(format_id(number), meta.token, self._advertised(connection), meta.type, meta.size)
 
     def _info(self, connection: Connection, number: int, meta: ValueMeta, deleted: bool = False) -> ObjectInfo:
         return ObjectInfo(
@@ -332,11 +429,13 @@ class Client:
             host=meta.host,
             socket=self.socket,
             deleted=deleted,
+            origin=meta.origin,
+            replicas=meta.replicas,
         )
 
 
 def _endpoint(connection: Connection) -> Optional[str]:
-    """Return where other hosts reach the instance; a server with its RPC off reports port 0."""
+    """Return the endpoint that the instance reports; one with its RPC off reports port 0."""
     endpoint = connection.instance.rpc_endpoint
     return None if not endpoint or endpoint.endswith(":0") else endpoint
 

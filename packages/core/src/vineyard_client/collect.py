@@ -4,9 +4,10 @@ Three kinds of things are freed:
 
 - values that were deleted while somebody read them, once nobody does (tombstones);
 - values whose writer was killed before they were whole;
+- replicas of values that are gone from their own host;
 - whole values older than the caller says, which are deleted as ``Client.delete`` does it.
 
-The first two are garbage whatever the caller wants; the third only happens when asked for.
+All but the last are garbage whatever the caller wants; the last only happens when asked for.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from typing import Iterable, List, Mapping, Optional
 
 from .reference import ObjectInfo
 
-__all__ = ["DEAD_WRITER", "DELETED", "EXPIRED", "Candidate", "Collectable", "plan"]
+__all__ = ["DEAD_WRITER", "DELETED", "EXPIRED", "ORIGINAL_GONE", "Candidate", "Collectable", "plan"]
 
 DELETED = "deleted"
 DEAD_WRITER = "writer died"
+ORIGINAL_GONE = "original gone"
 EXPIRED = "expired"
 
 
@@ -33,11 +35,13 @@ class Candidate:
         complete: whether its blob is sealed.
         in_use: for a tombstone whether anybody reads it, for an incomplete value whether its writer lives; whole values
             need not be asked.
+        original_gone: for a replica, whether the original is known to be gone.
     """
 
     info: ObjectInfo
     complete: bool = True
     in_use: bool = False
+    original_gone: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Collectable:
 
     Attributes:
         info: what the store knows of it.
-        reason: ``deleted``, ``writer died`` or ``expired``.
+        reason: ``deleted``, ``writer died``, ``original gone`` or ``expired``.
     """
 
     info: ObjectInfo
@@ -79,6 +83,8 @@ def plan(
         elif not candidate.complete:
             if not candidate.in_use:
                 actions.append(Collectable(info, DEAD_WRITER))
+        elif candidate.original_gone:
+            actions.append(Collectable(info, ORIGINAL_GONE))
         elif older_than is not None and now - info.created >= older_than:
             actions.append(Collectable(info, EXPIRED))
     return actions

@@ -15,6 +15,13 @@ A value is one metadata object. A small one is inside of it; any other has a blo
     blob         the envelope
     guard        sealed, and in use by the writer's connection until the value is whole
 
+A replica, which is a copy of a value that lives on another host, has two fields more::
+
+    origin       host:port of the instance that has the original
+    origin_id    the original's object id there
+
+In turn the original carries a label of the server's, ``vineyard_client.replica.HOST``, for each host with a replica.
+
 The guard tells a writer that is at work from one that was killed: the server keeps calling an unsealed blob in use when
 its creator is dead, but drops the marks that the creator had on sealed ones.
 
@@ -27,17 +34,19 @@ from __future__ import annotations
 import json
 from base64 import b64decode, b64encode
 from dataclasses import dataclass, field
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 from .exceptions import ObjectCorrupted, UnsupportedVersion, VineyardError
 from .ids import format_id, parse_id
 
-__all__ = ["GUARD_SIZE", "INLINE_LIMIT", "TOMBSTONE", "VALUE", "ValueMeta"]
+__all__ = ["GUARD_SIZE", "INLINE_LIMIT", "REPLICA_LABEL", "TOMBSTONE", "VALUE", "ValueMeta"]
 
 VALUE = "vineyard_client::Value"
 TOMBSTONE = "vineyard_client::Tombstone"
 
 VERSION = 1
+
+REPLICA_LABEL = "vineyard_client.replica."
 
 # The server has one blob of no bytes for everybody, so a guard needs a byte.
 GUARD_SIZE = 1
@@ -68,6 +77,9 @@ class ValueMeta:
     content: Optional[bytes] = None
     blob: int = 0
     guard: int = 0
+    origin: Optional[str] = None
+    origin_id: Optional[str] = None
+    replicas: Tuple[str, ...] = ()
 
     def tree(self, typename: str = VALUE) -> Tree:
         """Return the tree to store, of one typename or the other."""
@@ -85,6 +97,8 @@ class ValueMeta:
             "host": self.host,
             "labels": json.dumps(dict(self.labels)),
         }
+        if self.origin is not None:
+            tree = {**tree, "origin": self.origin, "origin_id": self.origin_id}
         if self.content is not None:
             return {**tree, "content": b64encode(self.content).decode()}
         members = {"blob": (self.blob, self.size), "guard": (self.guard, GUARD_SIZE)}
@@ -120,9 +134,13 @@ class ValueMeta:
                 host=tree["host"],
                 instance_id=int(tree["instance_id"]),
                 labels=labels,
+                origin=tree.get("origin"),
+                origin_id=tree.get("origin_id"),
+                replicas=_replicas(tree),
                 **_place(tree),
             )
             texts = [meta.token, meta.type, meta.summary, meta.host, *labels, *labels.values()]
+            texts += [] if meta.origin is None else [meta.origin, meta.origin_id]
             if not all(isinstance(text, str) for text in texts) or not isinstance(meta.size, int):
                 raise TypeError("a field has the wrong kind")
         except (AttributeError, KeyError, TypeError, ValueError, VineyardError) as error:
@@ -138,6 +156,12 @@ def _place(tree: Mapping[str, Any]) -> Dict[str, Any]:
     if "content" in tree:
         return {"content": b64decode(tree["content"], validate=True)}
     return {name: parse_id(tree[name]["id"]) for name in ("blob", "guard")}
+
+
+def _replicas(tree: Mapping[str, Any]) -> Tuple[str, ...]:
+    """Return the hosts that the server's own labels say have a replica; an empty label is one that was taken back."""
+    labels = json.loads(tree.get("__labels", "{}"))
+    return tuple(sorted(key[len(REPLICA_LABEL) :] for key in labels if key.startswith(REPLICA_LABEL) and labels[key]))
 
 
 def _blob_member(blob: int, size: int, instance_id: int) -> Tree:

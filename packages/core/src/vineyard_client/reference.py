@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 from .exceptions import InvalidReference, UnsupportedVersion
 from .ids import format_id, parse_id
@@ -107,6 +107,8 @@ class ObjectInfo:
         host: the host on which it was put.
         socket: the IPC socket of the instance that answered.
         deleted: whether this is a deleted value whose memory a reader still uses.
+        origin: for a replica, ``host:port`` of the instance that has the original.
+        replicas: for an original, the hosts that made a replica of it.
     """
 
     ref: ObjectRef
@@ -116,6 +118,8 @@ class ObjectInfo:
     host: str
     socket: str
     deleted: bool = False
+    origin: Optional[str] = None
+    replicas: Tuple[str, ...] = ()
 
     @property
     def type(self) -> str:

@@ -433,6 +433,7 @@ def connect(
     username: str = "",
     password: str = "",
     allowed_classes: Sequence[str] = (),
+    endpoint: Optional[str] = None,
     autostart: Optional[bool] = None,
     size: Size = None,
     reserve_memory: bool = False,
@@ -448,6 +449,7 @@ def connect(
         username: for a server started with ``--htpasswd``.
         password: likewise.
         allowed_classes: patterns of classes that values may hold; see ``Client``.
+        endpoint: ``host:port`` under which other hosts reach this one's instance; see ``Client``.
         autostart: whether to start a server when nobody listens; by default only at this user's own path.
         size: of the store, if one is started; see ``ensure_server``.
         reserve_memory: likewise.
@@ -467,5 +469,6 @@ def connect(
         username=username,
         password=password,
         allowed_classes=allowed_classes,
+        endpoint=endpoint,
         starter=partial(ensure_server, size=size, reserve_memory=reserve_memory) if autostart else None,
     )

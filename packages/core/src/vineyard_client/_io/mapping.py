@@ -109,7 +109,11 @@ def _batches(chunks: Iterable[Union[bytes, memoryview]]) -> Iterable[List[memory
     batch: List[memoryview] = []
     total = 0
     for chunk in chunks:
-        view = memoryview(chunk).cast("B") if memoryview(chunk).format != "B" else memoryview(chunk)
+        view = memoryview(chunk)
+        if not view.nbytes:
+            continue  # and a view with a zero in its shape cannot be cast
+        if view.format != "B" or view.ndim != 1:
+            view = view.cast("B")
         for begin in range(0, len(view), _MAX_BYTES):
             piece = view[begin : begin + _MAX_BYTES]
             if len(batch) == _MAX_PIECES or total + len(piece) > _MAX_BYTES:

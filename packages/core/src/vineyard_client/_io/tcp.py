@@ -127,6 +127,29 @@ class TcpStream:
         except OSError as error:
             raise self._broken(error, Deadline(stall)) from error
 
+    def receive_into(self, target: memoryview, stall: Optional[float]) -> None:
+        """Move the next bytes of the stream into memory of this process until it is full.
+
+        Args:
+            target: a writable view of bytes.
+            stall: seconds for which nothing may come; None is for ever.
+
+        Raises:
+            DeadlineExceeded: nothing came for that long.
+            ConnectionFailed: the stream ended early.
+        """
+        try:
+            self._socket.settimeout(stall)
+            while target:
+                count = self._socket.recv_into(target)
+                if not count:
+                    raise self._gone()
+                target = target[count:]
+        except ConnectionFailed:
+            raise
+        except OSError as error:
+            raise self._broken(error, Deadline(stall)) from error
+
     def _splice(self, fd: int, offset: int, nbytes: int, stall: Optional[float]) -> None:
         import fcntl
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Dict, Generic, List, Mapping, Optional, Sequence, Tuple, TypeVar
 
 from ..exceptions import InvalidReference, ProtocolError
-from ..ids import parse_id
+from ..ids import format_id, parse_id
 from .framing import Message
 from .status import error_from
 
@@ -30,9 +30,11 @@ __all__ = [
     "Exists",
     "GetBuffers",
     "GetData",
+    "GetRemoteBuffers",
     "InstanceReply",
     "InstanceStatus",
     "IsInUse",
+    "Label",
     "ListData",
     "Payload",
     "Persist",
@@ -95,9 +97,10 @@ def fds_announced(reply: Message) -> Tuple[int, ...]:
     """Return the server's numbers of the fds that follow a reply, in the order in which they come."""
     number = reply.get("fd", -1)
     numbers = reply.get("fds", [])
-    if not isinstance(number, int) or not isinstance(numbers, list) or not all(isinstance(n, int) for n in numbers):
+    announced = numbers if number == -1 else [number, *numbers] if isinstance(numbers, list) else None
+    if not isinstance(announced, list) or not all(type(n) is int and n >= 0 for n in announced):
         raise ProtocolError(f"The server announced fds as {number!r:.40} and {numbers!r:.40}.")
-    return tuple(numbers) if number == -1 else (number, *numbers)
+    return tuple(announced)
 
 
 def parse_reply(request: Request[Reply], reply: Message) -> Reply:
@@ -238,7 +241,22 @@ class GetBuffers(Request[List[Payload]]):
     def parse(self, reply: Message) -> List[Payload]:
         """Return the places of those blobs that exist."""
         trees = [reply.get(str(i)) for i in range(min(_size(reply, "num"), len(self.blobs)))]
-        return [Payload.read(tree) for tree in trees]
+        payloads = [Payload.read(tree) for tree in trees]
+        for payload in payloads:
+            if payload.blob not in self.blobs:
+                raise ProtocolError(f"The server placed {format_id(payload.blob)}, which nobody asked for.")
+        return payloads
+
+
+@dataclass(frozen=True)
+class GetRemoteBuffers(GetBuffers):
+    """Over TCP: find blobs; behind the reply come their bytes, one blob after the other."""
+
+    type: ClassVar[str] = "get_remote_buffers_request"
+
+    def fields(self) -> Message:
+        """Return the wire fields."""
+        return {**super().fields(), "compress": False, "use_rdma": False}
 
 
 @dataclass(frozen=True)
@@ -349,6 +367,20 @@ class DeleteData(_Acknowledged):
     def fields(self) -> Message:
         """Return the wire fields."""
         return {"id": list(self.ids), "force": False, "deep": True, "fastpath": False, "memory_trim": False}
+
+
+@dataclass(frozen=True)
+class Label(_Acknowledged):
+    """Add the server's own labels to an object; they come back in its tree, as a JSON text under ``__labels``."""
+
+    id: int
+    labels: Mapping[str, str]
+    type: ClassVar[str] = "label_request"
+    reply_type: ClassVar[str] = "label_reply"
+
+    def fields(self) -> Message:
+        """Return the wire fields."""
+        return {"id": self.id, "keys": list(self.labels), "values": list(self.labels.values())}
 
 
 @dataclass(frozen=True)

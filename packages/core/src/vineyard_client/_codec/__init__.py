@@ -1,0 +1,103 @@
+"""Any Python value to bytes that fit into one blob, and back: same type, same value, nothing run, nothing copied twice.
+
+The parts, each with its own docstring: ``envelope`` (the bytes: the format's source of truth), ``writer`` and ``reader``
+(pickle protocol 5 in a language of six operations), ``verify`` (the check before anything runs), ``policy`` (which
+classes of the caller's are allowed), ``adapters`` (known types, by library, loaded when the first value comes by),
+``summary`` (a line for people).
+"""
+
+from __future__ import annotations
+
+from typing import List, NamedTuple, Sequence
+
+from . import envelope, reader, summary, writer
+from .envelope import HEADER_SIZE, Chunk
+from .policy import policy_for
+
+__all__ = ["HEADER_SIZE", "Chunk", "Encoded", "check", "decode", "encode", "has_buffers"]
+
+
+class Encoded(NamedTuple):
+    """A value ready to be written.
+
+    Args:
+        chunks: their concatenation is the whole blob; large ones are views of the value's own memory.
+        nbytes: the sum of their lengths.
+        type_name: where the value's type is found by people, such as ``pandas.DataFrame``.
+        summary: one line about the value, at most 300 characters; never values.
+    """
+
+    chunks: List[Chunk]
+    nbytes: int
+    type_name: str
+    summary: str
+
+
+def encode(value: object, *, token: bytes, allowed_classes: Sequence[str] = ()) -> Encoded:
+    """Take a value apart, without copying its large buffers.
+
+    Args:
+        value: anything; the chunks show its memory, so it must not change before they are written.
+        token: 16 random bytes that tell this value from another under the same object id.
+        allowed_classes: patterns of the caller's own classes, see ``policy``.
+
+    Returns:
+        The pieces to write, in order, and what to tell people.
+
+    Raises:
+        UnsafeType: something in it cannot be stored; the text names it, and where it sits.
+    """
+    stream, buffers = writer.dump(value, policy_for(tuple(allowed_classes)))
+    chunks, nbytes = envelope.assemble(stream, buffers, token)
+    return Encoded(chunks, nbytes, summary.type_name(value), summary.describe(value))
+
+
+def decode(blob: memoryview, *, token: bytes, allowed_classes: Sequence[str] = ()) -> object:
+    """Put a value together again.
+
+    Args:
+        blob: the whole blob. Large buffers of the value become views into it: writable where the value's own memory was,
+            if the blob is; they keep alive what ``blob`` shows. A value without such buffers keeps nothing alive.
+        token: the token in the reference.
+        allowed_classes: patterns of the caller's own classes, see ``policy``.
+
+    Raises:
+        ObjectNotFound: the blob holds another value than the reference means.
+        ObjectCorrupted: it does not hold what was written.
+        UnsafeType: reading it would run code that nobody allowed.
+        UnsupportedVersion: it was written by another generation of this package, or needs a library that is missing.
+    """
+    policy = policy_for(tuple(allowed_classes))
+    layout = envelope.parse(blob, token)
+    return reader.load(layout.stream, layout.buffers, policy)
+
+
+def check(blob: memoryview, *, token: bytes) -> None:
+    """Check that a blob holds the value of a token, without reading the value.
+
+    Args:
+        blob: the whole blob.
+        token: the token in the reference.
+
+    Raises:
+        ObjectNotFound: the blob holds another value than the reference means.
+        ObjectCorrupted: it does not hold what was written.
+        UnsupportedVersion: it was written by another generation of this package.
+    """
+    envelope.parse(blob, token)
+
+
+def has_buffers(prefix: memoryview) -> bool:
+    """Tell whether a value read from a blob will refer to its memory.
+
+    Args:
+        prefix: at least the first ``HEADER_SIZE`` bytes of the blob.
+
+    Returns:
+        False if the value is made whole from a copy, so that neither mapping nor pin need outlive ``decode``.
+
+    Raises:
+        ObjectCorrupted: no header of ours.
+        UnsupportedVersion: written by another generation of this package.
+    """
+    return envelope.count_buffers(prefix) > 0

@@ -1,0 +1,114 @@
+"""How values of known types are taken apart and put together, one module per library.
+
+An adapter module declares, in ``install(table)``:
+
+* reducers: ``reducer(writer, value)`` returns what pickle's ``__reduce__`` returns, with an operation of ``ops`` in
+  front: usually ``(MAKE, ("library.Type", *parts))``. Found by the exact type, or by a base class for subclasses.
+* makers: ``maker(reader, *parts)`` checks the parts and returns the value. Parts come from the stored bytes and may be
+  anything: a maker never calls what it is given, and never builds from a number that it has not checked.
+* fillers: ``filler(reader, value, state)`` completes a value that may contain itself.
+* values: classes that may appear as values themselves, because calling them with anything does no harm.
+
+Modules are loaded when the first value of their library comes by, in either direction: importing this package imports
+no library, and a value brings in none that it does not come from. A module holds its library in a global that
+``install`` sets.
+
+The names of makers are part of the stored format. They are ours, not the libraries': a library may move its classes, and
+a stream that names only our makers can reach nothing else.
+"""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from typing import TYPE_CHECKING, Any, Callable, Dict, Set, Tuple
+
+from vineyard_client.exceptions import UnsupportedVersion
+
+if TYPE_CHECKING:
+    from ..reader import Reader
+    from ..writer import Writer
+
+__all__ = ["Filler", "Maker", "Reducer", "Table", "table"]
+
+Reducer = Callable[["Writer", Any], Tuple[Any, ...]]
+Maker = Callable[..., Any]
+Filler = Callable[["Reader", Any, Any], None]
+
+# Top-level package of a type, or first part of a maker's name -> the adapter module that knows it.
+_MODULES: Dict[str, Tuple[str, str]] = {
+    "array": ("standard_library", "install_array"),
+    "datetime": ("standard_library", "install_datetime"),
+    "decimal": ("standard_library", "install_numbers"),
+    "fractions": ("standard_library", "install_numbers"),
+    "ipaddress": ("standard_library", "install_ipaddress"),
+    "pathlib": ("standard_library", "install_pathlib"),
+    "random": ("standard_library", "install_random"),
+    "time": ("standard_library", "install_time"),
+    "uuid": ("standard_library", "install_uuid"),
+    "zoneinfo": ("standard_library", "install_zoneinfo"),
+    "numpy": ("numpy_arrays", "install"),
+    "pandas": ("pandas_objects", "install"),
+    "pyarrow": ("arrow_data", "install"),
+    "pytz": ("time_zones", "install_pytz"),
+    "dateutil": ("time_zones", "install_dateutil"),
+}
+
+
+class Table:
+    """Everything that the loaded adapters declared; there is one for the process."""
+
+    def __init__(self) -> None:
+        self.reducers: Dict[type, Reducer] = {}
+        self.bases: Dict[type, Reducer] = {}
+        self.makers: Dict[str, Maker] = {}
+        self.fillers: Dict[str, Filler] = {}
+        self.values: Dict[type, str] = {}
+        self.named: Dict[str, type] = {}
+        self._loaded: Set[str] = set()
+        self._lock = threading.RLock()
+
+    def value(self, name: str, cls: type) -> None:
+        """Let a class be stored as a value under a name of ours."""
+        self.values[cls] = name
+        self.named[name] = cls
+
+    def load(self, package: str) -> bool:
+        """Load the adapter of a package; return whether there is one."""
+        row = _MODULES.get(package)
+        if row is None:
+            return False
+        if package not in self._loaded:
+            with self._lock:
+                if package not in self._loaded:
+                    module, function = row
+                    getattr(importlib.import_module(f"{__name__}.{module}"), function)(self)
+                    self._loaded.add(package)
+        return True
+
+    def load_for_reading(self, name: str) -> None:
+        """Load the adapter that a maker, filler or value of this name needs.
+
+        Raises:
+            UnsupportedVersion: the value comes from a library that is not installed here.
+        """
+        package = name.partition(".")[0]
+        try:
+            self.load(package)
+        except ImportError as exc:
+            raise UnsupportedVersion(
+                f"The stored value holds a {name}, and {package} cannot be imported here: {exc}.",
+                f"Install {package} where the value is read, in the version that wrote it.",
+            ) from exc
+
+
+table = Table()
+
+
+def _install_builtin() -> None:
+    from . import builtin_types
+
+    builtin_types.install(table)
+
+
+_install_builtin()

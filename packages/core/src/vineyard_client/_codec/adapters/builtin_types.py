@@ -1,0 +1,272 @@
+"""Built-in types beyond those that pickle builds in, and the modules that every Python has loaded anyway.
+
+``collections``, ``types``, ``functools.partial``, ``re`` patterns, enumerations, exceptions. Everything is made by its
+ordinary constructor. Classes derived from these (``class MyDict(dict)``) are the caller's and need to be allowed, with
+two exceptions in how they are written: members of enumerations by name, exceptions past their own ``__init__``, which
+need not accept what ``args`` holds.
+"""
+
+from __future__ import annotations
+
+import builtins
+import collections
+import enum
+import functools
+import importlib
+import pickle
+import re
+import types
+from typing import TYPE_CHECKING, Any, Dict, Tuple
+
+from vineyard_client.exceptions import UnsafeType
+
+from ..ops import FILL, MAKE
+from ..policy import qualified
+from .common import by_attributes, by_call, checked, checked_callable, damaged, from_text
+
+if TYPE_CHECKING:
+    from ..reader import Reader
+    from ..writer import Writer
+    from . import Table
+
+# Classes that may be values themselves: calling them with anything at worst raises or uses memory.
+_VALUES = [
+    *[bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset, object, range, slice],
+    *[collections.OrderedDict, collections.Counter, collections.deque, collections.defaultdict, collections.ChainMap],
+    *[types.SimpleNamespace, type(None), type(...), type(NotImplemented)],
+]
+
+_ENUMS = {
+    "http.HTTPStatus": "http",
+    "http.HTTPMethod": "http",
+    "inspect._ParameterKind": "inspect",
+    "re.RegexFlag": "re",
+    "signal.Signals": "signal",
+    "uuid.SafeUUID": "uuid",
+    "socket.AddressFamily": "socket",
+    "socket.SocketKind": "socket",
+}
+_CONSTANTS: Dict[str, Any] = {"Ellipsis": ..., "NotImplemented": NotImplemented}
+_WITH_ATTRIBUTES = (collections.OrderedDict, collections.UserDict, collections.UserList, types.SimpleNamespace)
+
+
+def _make_pattern(reader: Reader, pattern: Any, flags: Any) -> Any:
+    return re.compile(checked(pattern, str, bytes), checked(flags, int))
+
+
+def _reduce_memoryview(writer: Writer, value: memoryview) -> Tuple[Any, ...]:
+    letter = value.format if len(value.format) == 1 else value.format.lstrip("@")
+    if len(letter) != 1:
+        raise UnsafeType(
+            f"A memoryview with items of format {value.format!r} cannot be stored, since Python cannot make one.",
+            "Store the object behind it, such as the numpy array.",
+            "builtins.memoryview",
+        )
+    if value.c_contiguous:
+        return MAKE, ("memoryview", pickle.PickleBuffer(value), letter, value.shape)
+    copy = bytearray(value.tobytes())
+    flat = memoryview(copy).toreadonly() if value.readonly else memoryview(copy)
+    return MAKE, ("memoryview", pickle.PickleBuffer(flat), letter, value.shape)
+
+
+def _make_memoryview(reader: Reader, buffer: Any, letter: str, shape: Tuple[int, ...]) -> memoryview:
+    flat = memoryview(buffer)
+    if not flat.nbytes and 0 in shape:
+        # cast() takes no zero in a shape of several dimensions, nor does anybody need one.
+        return flat.cast(letter)  # type: ignore[call-overload, no-any-return]
+    return flat.cast(letter, list(shape)) if len(shape) != 1 else flat.cast(letter)  # type: ignore[call-overload, no-any-return]
+
+
+# --- containers ------------------------------------------------------------------------------------------------------
+
+
+def _reduce_ordered(writer: Writer, value: Any) -> Tuple[Any, ...]:
+    if not vars(value):
+        return MAKE, ("OrderedDict",), None, None, iter(value.items())
+    return MAKE, ("OrderedDict",), ("attributes", dict(vars(value))), None, iter(value.items()), FILL
+
+
+def _reduce_defaultdict(writer: Writer, value: Any) -> Tuple[Any, ...]:
+    return MAKE, ("defaultdict", value.default_factory), None, None, iter(value.items())
+
+
+def _make_defaultdict(reader: Reader, factory: Any) -> Any:
+    return collections.defaultdict(None if factory is None else checked_callable(factory))
+
+
+def _reduce_counter(writer: Writer, value: Any) -> Tuple[Any, ...]:
+    return MAKE, ("Counter",), None, None, iter(value.items())
+
+
+def _reduce_deque(writer: Writer, value: Any) -> Tuple[Any, ...]:
+    return MAKE, ("deque", value.maxlen), None, iter(value)
+
+
+def _make_deque(reader: Reader, maxlen: Any) -> Any:
+    return collections.deque((), maxlen)
+
+
+def _reduce_chain(writer: Writer, value: Any) -> Tuple[Any, ...]:
+    return MAKE, ("ChainMap", list(value.maps))
+
+
+def _make_chain(reader: Reader, maps: Any) -> Any:
+    return collections.ChainMap(*checked(maps, list))
+
+
+def _reduce_user_container(writer: Writer, value: Any) -> Tuple[Any, ...]:
+    return MAKE, (type(value).__name__,), ("attributes", dict(vars(value))), None, None, FILL
+
+
+def _reduce_namespace(writer: Writer, value: Any) -> Tuple[Any, ...]:
+    return MAKE, ("SimpleNamespace",), ("attributes", dict(vars(value))), None, None, FILL
+
+
+def _fill_attributes(reader: Reader, value: Any, attributes: Any) -> None:
+    if type(value) not in _WITH_ATTRIBUTES:
+        raise damaged(f"it sets attributes of a {qualified(type(value))}")
+    vars(value).update(checked(attributes, dict))
+
+
+def _reduce_proxy(writer: Writer, value: Any) -> Tuple[Any, ...]:
+    return MAKE, ("mappingproxy", dict(value))
+
+
+def _make_proxy(reader: Reader, content: Any) -> Any:
+    return types.MappingProxyType(checked(content, dict))
+
+
+def _reduce_partial(writer: Writer, value: Any) -> Tuple[Any, ...]:
+    return MAKE, ("partial", value.func, value.args, value.keywords)
+
+
+def _make_partial(reader: Reader, function: Any, arguments: Any, keywords: Any) -> Any:
+    # Nothing is called: this is as harmless as the class or function in it, which came through the policy.
+    return functools.partial(checked_callable(function), *arguments, **keywords)
+
+
+# --- enumerations, exceptions, constants ------------------------------------------------------------------------------
+
+
+def _reduce_enum(writer: Writer, member: Any) -> Tuple[Any, ...]:
+    """Write a member by its name; a combination of flags by its value."""
+    cls = type(member)
+    known = qualified(cls)
+    names = ("", known) if known in _ENUMS else writer.name_of(cls)
+    name = getattr(member, "_name_", None)
+    if name is not None and cls.__members__.get(name) is member:
+        return MAKE, ("enum.member", *names, name)
+    return MAKE, ("enum.flags", *names, member._value_)
+
+
+def _enum_class(reader: Reader, module: str, name: str) -> Any:
+    if not module:
+        home = _ENUMS[name]
+        return getattr(importlib.import_module(home), name.rpartition(".")[2])
+    cls = reader.find_class(module, name)
+    if not issubclass(cls, enum.Enum):
+        raise UnsafeType(f"{module}.{name} is used as an enumeration and is none.", "", f"{module}.{name}")
+    return cls
+
+
+def _make_member(reader: Reader, module: str, qualname: str, name: str) -> Any:
+    return _enum_class(reader, module, qualname).__members__[name]
+
+
+def _make_flags(reader: Reader, module: str, qualname: str, value: Any) -> Any:
+    return _enum_class(reader, module, qualname)(value)
+
+
+def _reduce_exception(writer: Writer, value: BaseException) -> Tuple[Any, ...]:
+    cls = type(value)
+    own = cls.__reduce__
+    base = next(base for base in cls.__mro__ if base.__module__ == "builtins")
+    if own is not base.__reduce__ or cls.__reduce_ex__ is not object.__reduce_ex__:
+        from ..writer import reduce_instance
+
+        return reduce_instance(writer, value)
+    names = ("", cls.__name__) if cls is base else writer.name_of(cls)
+    arguments = value.__reduce__()[1]
+    state = (dict(vars(value)), value.__cause__, value.__context__, value.__suppress_context__)
+    return MAKE, ("exception", *names, arguments), ("exception", state), None, None, FILL
+
+
+def _make_exception(reader: Reader, module: str, qualname: str, arguments: Any) -> BaseException:
+    cls = reader.find_class(module, qualname) if module else getattr(builtins, checked(qualname, str), None)
+    if not isinstance(cls, type) or not issubclass(cls, BaseException):
+        raise UnsafeType(f"{qualname} is used as an exception and is none.", "", str(qualname))
+    # As BaseException does it, past the class's own __init__, whose arguments need not be those in args.
+    value: BaseException = cls.__new__(cls, *arguments)
+    base: Any = next(base for base in cls.__mro__ if base.__module__ == "builtins")
+    base.__init__(value, *arguments)
+    return value
+
+
+def _fill_exception(reader: Reader, value: Any, state: Any) -> None:
+    attributes, cause, context, suppress = state
+    if not isinstance(value, BaseException):
+        raise damaged(f"it sets the cause of a {qualified(type(value))}")
+    vars(value).update(checked(attributes, dict))
+    value.__cause__, value.__context__, value.__suppress_context__ = cause, context, suppress
+
+
+def _reduce_constant(writer: Writer, value: Any) -> Tuple[Any, ...]:
+    return MAKE, ("constant", "Ellipsis" if value is ... else "NotImplemented")
+
+
+def _make_constant(reader: Reader, name: str) -> Any:
+    return _CONSTANTS[name]
+
+
+def install(table: Table) -> None:
+    """Declare the built-in types."""
+    for cls in _VALUES:
+        table.value(f"{cls.__module__}.{cls.__qualname__}", cls)
+    table.reducers.update(
+        {
+            complex: by_attributes("complex", "real", "imag"),
+            range: by_attributes("range", "start", "stop", "step"),
+            slice: by_attributes("slice", "start", "stop", "step"),
+            re.Pattern: by_attributes("pattern", "pattern", "flags"),
+            memoryview: _reduce_memoryview,
+            collections.OrderedDict: _reduce_ordered,
+            collections.defaultdict: _reduce_defaultdict,
+            collections.Counter: _reduce_counter,
+            collections.deque: _reduce_deque,
+            collections.ChainMap: _reduce_chain,
+            collections.UserDict: _reduce_user_container,
+            collections.UserList: _reduce_user_container,
+            collections.UserString: by_attributes("UserString", "data"),
+            types.SimpleNamespace: _reduce_namespace,
+            types.MappingProxyType: _reduce_proxy,
+            functools.partial: _reduce_partial,
+            type(...): _reduce_constant,
+            type(NotImplemented): _reduce_constant,
+        }
+    )
+    table.bases.update({enum.Enum: _reduce_enum, BaseException: _reduce_exception})
+    table.makers.update(
+        {
+            "complex": by_call(complex),
+            "range": by_call(range),
+            "slice": by_call(slice),
+            "pattern": _make_pattern,
+            "memoryview": _make_memoryview,
+            "OrderedDict": by_call(collections.OrderedDict),
+            "defaultdict": _make_defaultdict,
+            "Counter": by_call(collections.Counter),
+            "deque": _make_deque,
+            "ChainMap": _make_chain,
+            "UserDict": by_call(collections.UserDict),
+            "UserList": by_call(collections.UserList),
+            "UserString": from_text(collections.UserString),
+            "SimpleNamespace": by_call(types.SimpleNamespace),
+            "mappingproxy": _make_proxy,
+            "partial": _make_partial,
+            "enum.member": _make_member,
+            "enum.flags": _make_flags,
+            "exception": _make_exception,
+            "constant": _make_constant,
+        }
+    )
+    table.fillers.update({"attributes": _fill_attributes, "exception": _fill_exception})

@@ -1,0 +1,474 @@
+"""numpy: arrays as (memory, dtype, shape, strides), the memory out of band and never copied if it lies in one piece.
+
+What is shipped is what the array shows: of a slice the slice, of a broadcast array the one copy that it repeats, of a
+transposed one the memory as it lies, with its strides. Elements with Python objects travel as a list, so that shared
+references and cycles through them hold; a structured type with such elements travels field by field.
+
+A dtype is spelt out in plain data and rebuilt by ``numpy.dtype``, which checks it; numpy's own state of a dtype would be
+trusted, down to the flag that says "these bytes are pointers to objects". For the same reason memory is never read as a
+dtype that holds objects.
+
+``numpy.memmap`` comes back as the ordinary array it shows: the file is the writer's.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+from typing import TYPE_CHECKING, Any, Dict, List, Tuple
+
+from vineyard_client.exceptions import UnsafeType
+
+from ..ops import FILL, MAKE
+from ..policy import qualified
+from .common import damaged
+
+if TYPE_CHECKING:
+    from ..reader import Reader
+    from ..writer import Writer
+    from . import Table
+
+np: Any = None  # set by install(): this module is loaded for values of numpy only
+
+# Subclasses of numpy's own, which differ from an array in behaviour but not in content: name -> where it is defined, in
+# the versions it was seen in.
+_VIEWS: Dict[str, Tuple[str, ...]] = {
+    "matrix": ("numpy",),  # 1.17 - 2.5
+    "recarray": ("numpy",),  # 1.17 - 2.5
+    "chararray": ("numpy", "numpy.char"),  # 1.17 - 2.4, and from there on in numpy.char only
+}
+# Element types of other packages that register with numpy: 0.2 - 0.5 of ml_dtypes.
+_FOREIGN_DTYPES = frozenset(
+    f"ml_dtypes.{name}"
+    for name in "bfloat16 float8_e3m4 float8_e4m3 float8_e4m3b11fnuz float8_e4m3fn float8_e4m3fnuz float8_e5m2 "
+    "float8_e5m2fnuz float8_e8m0fnu float6_e2m3fn float6_e3m2fn float4_e2m1fn int2 int4 uint2 uint4".split()
+)
+_SCALARS = (
+    "bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 intc uintc longlong ulonglong float16 float32 float64 "
+    "longdouble complex64 complex128 clongdouble datetime64 timedelta64 str_ bytes_"
+)
+_ABSTRACT = "generic number integer signedinteger unsignedinteger inexact floating complexfloating flexible character"
+# Bit generators of numpy.random: 1.17 - 2.5 (PCG64DXSM from 1.21).
+_BIT_GENERATORS = frozenset(["MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64"])
+
+
+# --- dtypes ----------------------------------------------------------------------------------------------------------
+
+
+def dtype_spec(dtype: Any) -> Any:
+    """Spell a dtype out in plain data."""
+    if dtype.metadata:
+        return "metadata", dtype_spec(_without_metadata(dtype)), dict(dtype.metadata)
+    if dtype.isbuiltin == 1 or (dtype.names is None and dtype.subdtype is None and dtype.kind in "biufcmMSUVO"):
+        if dtype.isbuiltin != 2 and dtype.type is getattr(np, "record", None):
+            return "record", dtype.str
+        if dtype.isbuiltin != 2:
+            return dtype.str
+    if dtype.subdtype is not None:
+        return "array", dtype_spec(dtype.subdtype[0]), dtype.shape
+    if dtype.names is not None:
+        fields = [dtype.fields[name] for name in dtype.names]
+        parts = (
+            list(dtype.names),
+            [dtype_spec(field[0]) for field in fields],
+            [field[1] for field in fields],
+            [field[2] if len(field) > 2 else None for field in fields],
+        )
+        return "fields", *parts, dtype.itemsize, dtype.isalignedstruct, dtype.type is np.record
+    if dtype.kind == "T":
+        missing = (dtype.na_object,) if hasattr(dtype, "na_object") else ()
+        return "string", missing, dtype.coerce
+    name = qualified(dtype.type)
+    if name not in _FOREIGN_DTYPES:
+        raise UnsafeType(
+            f"Arrays of dtype {dtype} cannot be stored: {name} is no element type that this release knows.",
+            "Convert it to one of numpy's own dtypes with astype().",
+            name,
+        )
+    return "foreign", name
+
+
+def _without_metadata(dtype: Any) -> Any:
+    if dtype.names is not None:
+        return np.dtype(
+            {
+                "names": list(dtype.names),
+                "formats": [dtype.fields[name][0] for name in dtype.names],
+                "offsets": [dtype.fields[name][1] for name in dtype.names],
+                "titles": [(dtype.fields[name] + (None,))[2] for name in dtype.names],
+                "itemsize": dtype.itemsize,
+            },
+            align=dtype.isalignedstruct,
+        )
+    return np.dtype(dtype.str)
+
+
+def make_dtype(spec: Any) -> Any:
+    """Build a dtype from its spelling; numpy checks it."""
+    if type(spec) is str:
+        return np.dtype(spec)
+    kind, *parts = spec
+    if kind == "fields":
+        names, formats, offsets, titles, itemsize, aligned, record = parts
+        layout: Dict[str, Any] = {
+            "names": names,
+            "formats": [make_dtype(part) for part in formats],
+            "offsets": offsets,
+            "itemsize": itemsize,
+        }
+        if any(title is not None for title in titles):
+            layout["titles"] = titles
+        dtype = np.dtype(layout, align=bool(aligned))
+        return np.dtype((np.record, dtype)) if record else dtype
+    if kind == "array":
+        return np.dtype((make_dtype(parts[0]), tuple(parts[1])))
+    if kind == "metadata":
+        return np.dtype(make_dtype(parts[0]), metadata=dict(parts[1]))
+    if kind == "string":
+        options = {"na_object": parts[0][0]} if parts[0] else {}
+        return np.dtypes.StringDType(coerce=bool(parts[1]), **options)
+    if kind == "record":
+        return np.dtype((np.record, np.dtype(parts[0])))
+    if kind == "foreign" and parts[0] in _FOREIGN_DTYPES:
+        module, name = parts[0].split(".")
+        return np.dtype(getattr(importlib.import_module(module), name))
+    raise damaged(f"{kind!r} is no kind of dtype")
+
+
+def _reduce_dtype(writer: Writer, dtype: Any) -> Tuple[Any, ...]:
+    return MAKE, ("numpy.dtype", dtype_spec(dtype))
+
+
+def _make_dtype(reader: Reader, spec: Any) -> Any:
+    return make_dtype(spec)
+
+
+# --- arrays ----------------------------------------------------------------------------------------------------------
+
+
+def plain(array: Any) -> Any:
+    """Return an array's memory, dtype, shape and strides as plain data, or None if its elements are no plain bytes.
+
+    The tuple can stand in a larger reduction, which costs less than an array of its own; ``unplain`` is the way back.
+    """
+    dtype = array.dtype
+    if dtype.hasobject or dtype.kind == "T":
+        return None
+    flags = array.flags
+    spec = dtype.str if dtype.isbuiltin == 1 and not dtype.metadata else dtype_spec(dtype)
+    shape = array.shape
+    if flags.c_contiguous:
+        return _flat(array, flags.writeable), spec, shape, None
+    if flags.f_contiguous:
+        return _flat(array.T, flags.writeable), spec, shape, array.strides
+    if 0 in array.strides:
+        # Repeated along some axes: ship it once, and repeat it again by strides of zero.
+        once = array[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in array.strides)]
+        once = _compact(once)
+        strides = tuple(0 if repeated == 0 else stride for repeated, stride in zip(array.strides, once.strides))
+        return _flat(_in_memory_order(once), flags.writeable), spec, shape, strides
+    array = _compact(array)
+    return _flat(_in_memory_order(array), flags.writeable), spec, shape, array.strides
+
+
+def _in_memory_order(array: Any) -> Any:
+    return array.transpose(sorted(range(array.ndim), key=lambda axis: -array.strides[axis]))
+
+
+def _compact(array: Any) -> Any:
+    """Return the array itself if its elements lie densely, in whatever order of axes; else a dense copy."""
+    return array if _in_memory_order(array).flags.c_contiguous else array.copy(order="K")
+
+
+def _flat(array: Any, writeable: bool) -> Any:
+    """Return the memory of a C-contiguous array as a buffer of bytes; dtypes such as datetime64 offer none themselves."""
+    if not array.size or not array.itemsize:
+        return bytearray() if writeable else b""
+    view = np.ndarray.view(array, np.ndarray) if type(array) is not np.ndarray else array
+    view = view.reshape(-1).view(np.uint8)
+    if view.flags.writeable != writeable:
+        view.flags.writeable = writeable
+    return pickle.PickleBuffer(view)
+
+
+def unplain(parts: Any) -> Any:
+    """Return the array that ``plain`` took apart, as a view of the memory it was given."""
+    buffer, spec, shape, strides = parts
+    dtype = make_dtype(spec)
+    if dtype.hasobject or dtype.kind == "T":
+        # Bytes from outside would be taken for pointers.
+        raise damaged(f"memory cannot hold elements of type {dtype}")
+    if strides is None or not len(buffer):
+        return np.ndarray(shape, dtype, buffer)
+    return np.ndarray(shape, dtype, buffer, 0, strides)
+
+
+def _reduce_array(writer: Writer, array: Any) -> Tuple[Any, ...]:
+    parts = plain(array)
+    if parts is not None:
+        return MAKE, ("numpy.ndarray", *parts)
+    return _reduce_objects(writer, array)
+
+
+def _make_array(reader: Reader, *parts: Any) -> Any:
+    return unplain(parts)
+
+
+def _reduce_objects(writer: Writer, array: Any) -> Tuple[Any, ...]:
+    dtype = array.dtype
+    order = "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
+    writeable = array.flags.writeable
+    if dtype.kind == "O" and dtype.names is None:
+        content: Any = array.ravel(order).tolist()
+        head = "numpy.objects", array.shape, order, len(content)
+        if dtype.metadata:
+            head += (dtype_spec(dtype),)
+        return MAKE, head, ("numpy.objects", (content, writeable)), None, None, FILL
+    spec = dtype_spec(dtype)
+    if dtype.kind == "T":
+        content = array.ravel(order).tolist()
+        return MAKE, ("numpy.strings", spec, array.shape, order, content, writeable)
+    content = {name: np.ndarray.view(array[name], np.ndarray) for name in dtype.names}
+    head = "numpy.structured", spec, array.shape, order
+    return MAKE, head, ("numpy.structured", (content, writeable)), None, None, FILL
+
+
+def _checked_size(reader: Reader, shape: Any) -> None:
+    """Refuse a number of elements that the stream cannot possibly hold, before memory is asked for."""
+    size = 1
+    for length in shape:
+        size *= length
+    if size > reader.limit:
+        raise damaged(f"an array of shape {shape} is larger than everything stored")
+
+
+def _make_objects(reader: Reader, shape: Any, order: str, size: int, spec: Any = "O") -> Any:
+    _checked_size(reader, shape)
+    dtype = make_dtype(spec)
+    if dtype.kind != "O":
+        raise damaged(f"an array of objects cannot have dtype {dtype}")
+    return np.empty(shape, dtype, order)
+
+
+def _fill_objects(reader: Reader, array: Any, state: Any) -> None:
+    content, writeable = state
+    if type(array) is not np.ndarray or array.dtype != object or type(content) is not list:
+        raise damaged("a list of objects belongs to no array of objects")
+    flat = np.empty(len(content), object)
+    if set(map(type, content)) <= _ATOMS:
+        flat[:] = content
+    else:
+        # Assigning a list would look for sequences among the objects.
+        for position, item in enumerate(content):
+            flat[position] = item
+    order = "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
+    array[...] = flat.reshape(array.shape, order=order)
+    array.flags.writeable = bool(writeable)
+
+
+def _make_strings(reader: Reader, spec: Any, shape: Any, order: str, content: Any, writeable: Any) -> Any:
+    array = np.array(content, dtype=make_dtype(spec)).reshape(shape, order=order)
+    array.flags.writeable = bool(writeable)
+    return array
+
+
+def _make_structured(reader: Reader, spec: Any, shape: Any, order: str) -> Any:
+    dtype = make_dtype(spec)
+    if not dtype.hasobject or dtype.names is None:
+        raise damaged(f"fields cannot be set in elements of type {dtype}")
+    # Every element has at least one object, and so at least a byte in the stream; but what is beside it may be large.
+    _checked_size(reader, (*shape, dtype.itemsize // 64 or 1))
+    return np.zeros(shape, dtype, order)
+
+
+def _fill_structured(reader: Reader, array: Any, state: Any) -> None:
+    content, writeable = state
+    if type(array) is not np.ndarray or set(array.dtype.names or ()) != set(content):
+        raise damaged("fields belong to no structured array")
+    for name, column in content.items():
+        array[name] = column
+    array.flags.writeable = bool(writeable)
+
+
+# --- subclasses, scalars -----------------------------------------------------------------------------------------------
+
+
+def _base_array(array: Any) -> Any:
+    return array.view(type=np.ndarray) if array.dtype.type is not np.record else array.view(array.dtype, np.ndarray)
+
+
+def _reduce_subclass(writer: Writer, array: Any) -> Tuple[Any, ...]:
+    """Write a subclass of numpy's own, or one of the caller's that is nothing but an array with attributes."""
+    cls = type(array)
+    if cls is np.memmap:
+        return _reduce_array(writer, _base_array(array))
+    if cls.__name__ in _VIEWS and any(cls is _view_class(cls.__name__, module) for module in _VIEWS[cls.__name__]):
+        return MAKE, ("numpy.view", "", cls.__name__, _base_array(array)), None
+    if cls.__reduce__ is not np.ndarray.__reduce__ or cls.__setstate__ is not np.ndarray.__setstate__:
+        from ..writer import reduce_instance
+
+        return reduce_instance(writer, array)
+    names = writer.name_of(cls)
+    head = "numpy.view", *names, _base_array(array)
+    return MAKE, head, ("numpy.view", dict(getattr(array, "__dict__", {}))), None, None, FILL
+
+
+def _view_class(name: str, module: str) -> Any:
+    return getattr(importlib.import_module(module), name, None)
+
+
+def _make_view(reader: Reader, module: str, qualname: str, array: Any) -> Any:
+    if type(array) is not np.ndarray:
+        raise damaged("what should be shown as another kind of array is none")
+    if module:
+        cls = reader.find_class(module, qualname)
+    else:
+        found = [_view_class(qualname, home) for home in _VIEWS[qualname]]
+        cls = next(candidate for candidate in found if candidate is not None)
+    if not issubclass(cls, np.ndarray):
+        raise damaged(f"{qualname} is no kind of array")
+    return array.view(cls)
+
+
+def _fill_view(reader: Reader, array: Any, attributes: Any) -> None:
+    if not isinstance(array, np.ndarray) or not reader.allows(type(array)):
+        raise UnsafeType(f"The stored value sets attributes of a {qualified(type(array))}.", "", "")
+    vars(array).update(attributes)
+
+
+def _reduce_scalar(writer: Writer, scalar: Any) -> Tuple[Any, ...]:
+    dtype = scalar.dtype
+    cls = type(scalar)
+    if cls is np.str_ or cls is np.bytes_:
+        # As an element of an array, or by numpy's own str(), it would lose trailing zeros.
+        return MAKE, ("numpy.text", str.__str__(scalar) if cls is np.str_ else bytes.__getitem__(scalar, slice(None)))
+    if cls is not dtype.type and not isinstance(scalar, np.void):
+        from ..writer import reduce_instance
+
+        return reduce_instance(writer, scalar)
+    if dtype.hasobject:
+        array = np.empty((), dtype)
+        array[()] = scalar
+        return MAKE, ("numpy.element", array)
+    return MAKE, ("numpy.scalar", dtype_spec(dtype), scalar.tobytes())
+
+
+def _make_scalar(reader: Reader, spec: Any, content: bytes) -> Any:
+    dtype = make_dtype(spec)
+    if dtype.hasobject or dtype.kind == "T":
+        raise damaged(f"bytes cannot hold an element of type {dtype}")
+    # A structured scalar refers to the memory of its array, which shall be its own to change.
+    return np.ndarray((), dtype, content).copy()[()]
+
+
+def _make_element(reader: Reader, array: Any) -> Any:
+    if type(array) is not np.ndarray or array.shape:
+        raise damaged("a structured scalar is not stored as one")
+    return array[()]
+
+
+def _make_text(reader: Reader, text: Any) -> Any:
+    if type(text) is str:
+        return np.str_(text)
+    if type(text) is bytes:
+        return np.bytes_(text)
+    raise damaged("a text scalar is not stored as text")
+
+
+def _reduce_masked(writer: Writer, array: Any) -> Tuple[Any, ...]:
+    if array is np.ma.masked:
+        return MAKE, ("numpy.masked",)
+    if type(array) is not np.ma.MaskedArray:
+        from ..writer import reduce_instance
+
+        return reduce_instance(writer, array)
+    data = array.data
+    mask = None if array.mask is np.ma.nomask else np.asarray(array.mask)
+    fill = None if array._fill_value is None else np.asarray(array._fill_value)
+    extra = dict(array._optinfo)
+    return MAKE, ("numpy.MaskedArray", data, mask, fill, bool(array.hardmask), bool(array.sharedmask), extra)
+
+
+def _make_masked(reader: Reader, *parts: Any) -> Any:
+    if not parts:
+        return np.ma.masked
+    data, mask, fill, hard, shared, extra = parts
+    array = np.ma.MaskedArray(data, mask=np.ma.nomask if mask is None else mask, hard_mask=bool(hard), copy=False)
+    if fill is not None:
+        array.fill_value = fill
+    array._sharedmask = bool(shared)
+    array._optinfo.update(extra)
+    return array
+
+
+# --- random ------------------------------------------------------------------------------------------------------------
+
+
+def _reduce_generator(writer: Writer, value: Any) -> Tuple[Any, ...]:
+    generator = value.bit_generator
+    name = type(generator).__name__
+    if name not in _BIT_GENERATORS:
+        raise UnsafeType(f"A random generator on {qualified(type(generator))} cannot be stored.", "", name)
+    return MAKE, ("numpy.Generator", name, generator.state)
+
+
+def _make_generator(reader: Reader, name: str, state: Any) -> Any:
+    return np.random.Generator(_bit_generator(name, state))
+
+
+def _bit_generator(name: str, state: Any) -> Any:
+    if name not in _BIT_GENERATORS:
+        raise damaged(f"{name!r} is no bit generator")
+    generator = getattr(np.random, name)(0)
+    generator.state = state
+    return generator
+
+
+def _reduce_random_state(writer: Writer, value: Any) -> Tuple[Any, ...]:
+    return MAKE, ("numpy.RandomState", value.get_state(legacy=False))
+
+
+def _make_random_state(reader: Reader, state: Any) -> Any:
+    random = np.random.RandomState(_bit_generator(state["bit_generator"], {k: state[k] for k in ("bit_generator", "state")}))
+    random.set_state(state)
+    return random
+
+
+_ATOMS: set[type] = {str, type(None), float, int, bool}
+
+
+def install(table: Table) -> None:
+    """Declare numpy's types."""
+    global np
+    np = importlib.import_module("numpy")
+    table.reducers[np.ndarray] = _reduce_array
+    table.reducers[np.dtype] = _reduce_dtype
+    table.bases[np.dtype] = _reduce_dtype
+    table.bases[np.ma.MaskedArray] = _reduce_masked
+    table.bases[np.ndarray] = _reduce_subclass
+    table.bases[np.generic] = _reduce_scalar
+    table.reducers[np.random.Generator] = _reduce_generator
+    table.reducers[np.random.RandomState] = _reduce_random_state
+    table.makers.update(
+        {
+            "numpy.ndarray": _make_array,
+            "numpy.dtype": _make_dtype,
+            "numpy.objects": _make_objects,
+            "numpy.strings": _make_strings,
+            "numpy.structured": _make_structured,
+            "numpy.view": _make_view,
+            "numpy.scalar": _make_scalar,
+            "numpy.element": _make_element,
+            "numpy.text": _make_text,
+            "numpy.MaskedArray": _make_masked,
+            "numpy.masked": _make_masked,
+            "numpy.Generator": _make_generator,
+            "numpy.RandomState": _make_random_state,
+        }
+    )
+    table.fillers.update(
+        {"numpy.objects": _fill_objects, "numpy.structured": _fill_structured, "numpy.view": _fill_view}
+    )
+    names: List[str] = [*_SCALARS.split(), *_ABSTRACT.split()]
+    for name in names:
+        table.value(f"numpy.{name}", getattr(np, name))

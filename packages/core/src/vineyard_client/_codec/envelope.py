@@ -1,0 +1,224 @@
+"""The bytes of a stored value: header, index, pickle stream, buffers. This docstring is the format.
+
+Layout version 1. All integers are little-endian; nothing is compressed; padding is zero.
+
+====== ======  =================================================================================
+offset bytes   header (72 bytes)
+====== ======  =================================================================================
+0      8       magic ``VYVALUE\\n``
+8      2       layout version: 1
+10     2       codec: 1 = restricted pickle protocol 5 (``pickle5``)
+12     4       flags: bit 0 set when the checksum covers the pickle stream too; the others are zero
+16     16      token: random, repeated in the metadata and in every reference to the value
+32     8       total length of the blob
+40     8       number of out-of-band buffers
+48     8       offset of the pickle stream, which follows the index at once
+56     8       length of the pickle stream
+64     4       CRC-32 of the header (this field as zero), the index and, with flag bit 0, the stream
+68     4       reserved: zero
+====== ======  =================================================================================
+
+The index follows: 24 bytes for each buffer: offset (8), length (8), flags (4: bit 0 = the value's own memory was
+read-only), reserved (4). Then the pickle stream, then the buffers in order, each starting at the next multiple of 64
+after the end of what stands before it; the blob ends where the last buffer ends.
+
+Positions are stated and can also be computed, and both must agree: so an index that overlaps, runs backwards, leaves
+gaps or points outside is recognised without comparing every pair. Every number is checked against the length of the
+blob before anything of that size is allocated. The checksum finds accidents before unpickling; it is no defence against
+a writer who means harm, which is what ``pickle5`` is for. Streams above ``CRC_LIMIT`` are left out of it, since the
+checksum would take longer than everything else; so are the buffers.
+
+Pure functions over bytes: no pickling, no I/O.
+"""
+
+from __future__ import annotations
+
+import binascii
+import struct
+from typing import List, NamedTuple, Sequence, Tuple, Union
+
+from vineyard_client.exceptions import ObjectCorrupted, ObjectNotFound, UnsupportedVersion
+
+__all__ = ["ALIGNMENT", "CRC_LIMIT", "HEADER_SIZE", "Chunk", "Layout", "assemble", "count_buffers", "parse"]
+
+Chunk = Union[bytes, memoryview]
+
+MAGIC = b"VYVALUE\n"
+LAYOUT_VERSION = 1
+CODEC_PICKLE5 = 1
+ALIGNMENT = 64
+CRC_LIMIT = 1 << 20
+TOKEN_SIZE = 16
+
+_FLAG_CRC_COVERS_STREAM = 1
+_FLAG_READONLY = 1
+_HEADER = struct.Struct("<8sHHI16sQQQQII")
+_ENTRY = struct.Struct("<QQII")
+_CRC = struct.Struct("<I")
+_CRC_OFFSET = 64
+HEADER_SIZE = _HEADER.size
+
+# Pieces up to this size are joined into one, so that a value of 10,000 tiny buffers is not 20,000 entries of an iovec.
+_JOIN_BELOW = 2048
+_ZEROS = bytes(ALIGNMENT)
+
+_GET_AGAIN = "Have the task that made it run again; if it happens again, report how the value was made."
+
+
+class Layout(NamedTuple):
+    """Where the parts of a checked blob are: a private copy of the stream, and views of the buffers."""
+
+    stream: bytes
+    buffers: List[memoryview]
+
+
+def _align(position: int) -> int:
+    return (position + ALIGNMENT - 1) & -ALIGNMENT
+
+
+def assemble(stream: Sequence[Chunk], buffers: Sequence[memoryview], token: bytes) -> Tuple[List[Chunk], int]:
+    """Lay out a pickle stream and its out-of-band buffers as one blob.
+
+    Args:
+        stream: the pieces of the pickle stream.
+        buffers: flat views of bytes; they are not copied unless they are tiny.
+        token: 16 bytes that tell this value from another under the same object id.
+
+    Returns:
+        The pieces of the blob in order, and their summed length.
+    """
+    if len(token) != TOKEN_SIZE:
+        raise ValueError(f"a token has {TOKEN_SIZE} bytes, this one {len(token)}")
+    stream_offset = HEADER_SIZE + _ENTRY.size * len(buffers)
+    stream_length = sum([len(piece) for piece in stream])
+    position = stream_offset + stream_length
+    index = bytearray()
+    body: List[Chunk] = []
+    for buffer in buffers:
+        start = _align(position)
+        if start != position:
+            body.append(_ZEROS[: start - position])
+        position = start + len(buffer)
+        index += _ENTRY.pack(start, len(buffer), _FLAG_READONLY if buffer.readonly else 0, 0)
+        body.append(buffer)
+    covered = stream_length <= CRC_LIMIT
+    fields = (
+        MAGIC,
+        LAYOUT_VERSION,
+        CODEC_PICKLE5,
+        _FLAG_CRC_COVERS_STREAM if covered else 0,
+        token,
+        position,
+        len(buffers),
+        stream_offset,
+        stream_length,
+    )
+    crc = binascii.crc32(index, binascii.crc32(_HEADER.pack(*fields, 0, 0)))
+    if covered:
+        for piece in stream:
+            crc = binascii.crc32(piece, crc)
+    return _join([_HEADER.pack(*fields, crc, 0), bytes(index), *stream, *body]), position
+
+
+def _join(pieces: Sequence[Chunk]) -> List[Chunk]:
+    """Copy runs of tiny pieces together; large ones stay the views they are."""
+    joined: List[Chunk] = []
+    run: List[Chunk] = []
+    for piece in pieces:
+        if len(piece) <= _JOIN_BELOW:
+            run.append(piece)
+            continue
+        if run:
+            joined.append(b"".join(run))
+            run = []
+        joined.append(piece)
+    if run:
+        joined.append(b"".join(run))
+    return joined
+
+
+def _corrupted(what: str) -> ObjectCorrupted:
+    return ObjectCorrupted(f"The stored value is damaged: {what}.", _GET_AGAIN)
+
+
+def count_buffers(prefix: memoryview) -> int:
+    """Return the number of out-of-band buffers that the header states.
+
+    Args:
+        prefix: at least the first ``HEADER_SIZE`` bytes of the blob.
+
+    Raises:
+        ObjectCorrupted: too short, or no header of ours.
+        UnsupportedVersion: written by another generation of this package.
+    """
+    return int(_header(prefix)[6])
+
+
+def _header(blob: memoryview) -> Tuple[int, ...]:
+    if len(blob) < HEADER_SIZE:
+        raise _corrupted(f"it has {len(blob)} bytes, fewer than a header")
+    fields = _HEADER.unpack(blob[:HEADER_SIZE])
+    if fields[0] != MAGIC:
+        raise _corrupted("it does not begin as a value of this package does")
+    if fields[1] != LAYOUT_VERSION or fields[2] != CODEC_PICKLE5:
+        raise UnsupportedVersion(
+            f"The stored value has layout {fields[1]} and codec {fields[2]}; this release reads layout "
+            f"{LAYOUT_VERSION} and codec {CODEC_PICKLE5}.",
+            "Install the same release of vineyard-client where the value is written and where it is read.",
+        )
+    return fields
+
+
+def parse(blob: memoryview, token: bytes) -> Layout:
+    """Check a blob and find its parts.
+
+    Args:
+        blob: the whole blob as a flat view of bytes.
+        token: the token in the reference that led here.
+
+    Returns:
+        A private copy of the pickle stream (a hostile writer could change shared memory between the check and the use)
+        and views into ``blob`` for the buffers.
+
+    Raises:
+        ObjectCorrupted: the bytes contradict each other or the checksum.
+        ObjectNotFound: the blob is sound but holds another value.
+        UnsupportedVersion: written by another generation of this package.
+    """
+    header = _header(blob)
+    _, _, _, flags, stored_token, total, count, stream_offset, stream_length, crc, reserved = header
+    if total != len(blob):
+        raise _corrupted(f"it states a length of {total} bytes and has {len(blob)}")
+    if flags & ~_FLAG_CRC_COVERS_STREAM or reserved:
+        raise _corrupted("it uses reserved fields")
+    index_length = count * _ENTRY.size
+    if stream_offset != HEADER_SIZE + index_length or stream_offset + stream_length > total:
+        raise _corrupted("its index or its pickle stream would reach beyond its end")
+    covered = stream_length <= CRC_LIMIT
+    if bool(flags & _FLAG_CRC_COVERS_STREAM) != covered:
+        raise _corrupted("its flags contradict its lengths")
+    index = bytes(blob[HEADER_SIZE:stream_offset])
+    stream = bytes(blob[stream_offset : stream_offset + stream_length])
+    prefix = bytearray(_HEADER.pack(*header))
+    _CRC.pack_into(prefix, _CRC_OFFSET, 0)
+    computed = binascii.crc32(index, binascii.crc32(prefix))
+    if covered:
+        computed = binascii.crc32(stream, computed)
+    if computed != crc:
+        raise _corrupted("its checksum does not match")
+    if stored_token != token:
+        raise ObjectNotFound(
+            "Another object has its place: the value found under this id has another token than the reference.",
+            "The object was deleted or its server restarted since; have the task that made it run again.",
+        )
+    buffers = []
+    position = stream_offset + stream_length
+    for start, length, buffer_flags, zero in _ENTRY.iter_unpack(index):
+        if start != _align(position) or start + length > total or buffer_flags & ~_FLAG_READONLY or zero:
+            raise _corrupted(f"buffer {len(buffers)} is not where its neighbours leave room for it")
+        position = start + length
+        buffer = blob[start:position]
+        buffers.append(buffer.toreadonly() if buffer_flags & _FLAG_READONLY else buffer)
+    if position != total:
+        raise _corrupted(f"{total - position} bytes follow its last buffer")
+    return Layout(stream, buffers)

@@ -1,0 +1,59 @@
+"""Say where in a value an object sits, for errors. Only used when something was refused, so it may be slow."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from typing import Any, Iterator, Mapping, Tuple
+
+__all__ = ["path"]
+
+_MOST = 100_000
+
+
+def path(root: Any, wanted: Any) -> str:
+    """Return the place of an object in a value, such as ``value['model'][3].callback``.
+
+    Args:
+        root: the value to search, breadth first.
+        wanted: the object to find, by identity.
+
+    Returns:
+        The path, or an empty string if it was not found in reasonable time (in a ``__reduce__`` result, say).
+    """
+    waiting = deque([("value", root)])
+    seen = {id(root)}
+    while waiting:
+        place, current = waiting.popleft()
+        if current is wanted:
+            return place
+        for step, child in _children(current):
+            if id(child) not in seen and len(seen) < _MOST:
+                seen.add(id(child))
+                waiting.append((place + step, child))
+    return ""
+
+
+def _children(value: Any) -> Iterator[Tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, child in value.items():
+            yield f"[{_short(key)}]", child
+        for key in value:
+            yield f" (key {_short(key)})", key
+    elif isinstance(value, (list, tuple, deque)):
+        for position, child in enumerate(value):
+            yield f"[{position}]", child
+    elif isinstance(value, (set, frozenset)):
+        for child in value:
+            yield " (a member)", child
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield f".{field.name}", getattr(value, field.name, None)
+    elif not isinstance(value, type):
+        for name, child in getattr(value, "__dict__", {}).items():
+            yield f".{name}", child
+
+
+def _short(key: Any) -> str:
+    text = repr(key) if isinstance(key, (str, int, bytes)) else f"<{type(key).__name__}>"
+    return text if len(text) <= 40 else text[:39] + "…"

@@ -1,0 +1,213 @@
+"""Which classes of the caller's own may be stored and read back, and which never.
+
+Types of Python and of the supported libraries need no permission: adapters rebuild them from validated parts. Every
+other class must be allowed by a pattern, ``fnmatch`` style, on ``module.qualname``. The order of the rules:
+
+1. Never, whatever the patterns say: classes of modules whose purpose is to run, open, load or import things
+   (``NEVER``), classes derived from those that run or load, metaclasses, modules called ``__main__`` inside a package.
+2. A pattern begins with the full name of a top-level package, spelt out: ``"*"`` and ``"my*.models"`` are refused when
+   they are given, not quietly ignored. So a pattern cannot reach further than the packages that somebody wrote down.
+3. A class of Python's standard library is allowed only by its exact name, without a wildcard.
+4. A function (a pickling helper that ``__reduce__`` of an allowed class names) is allowed only by its exact name. It may
+   then be called with any arguments by whoever can write to the store.
+5. The object found must *be* what the name says: ``mypkg.models.Popen``, imported there from ``subprocess``, is
+   ``subprocess.Popen`` and judged as such. Between module and class only classes are walked through.
+
+The same object answers while writing and while reading, so what ``put`` accepts ``get`` accepts with the same patterns.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import re
+import sys
+import types
+from fnmatch import translate
+from typing import Any, Iterable, List, Tuple
+
+from vineyard_client.exceptions import UnsafeType
+
+__all__ = ["Policy", "policy_for", "qualified"]
+
+# Top-level modules whose classes and functions run, open, load or reach for things.
+NEVER = frozenset(
+    "_ast _asyncio _ctypes _frozen_importlib _frozen_importlib_external _imp _io _multiprocessing _operator _pickle "
+    "_posixsubprocess _socket _ssl _thread _weakref _winapi asyncio bdb builtins cProfile cmd code codecs _codecs codeop "
+    "concurrent copyreg ctypes dbm distutils doctest ensurepip fileinput ftplib functools _functools gc glob http imaplib "
+    "imp importlib inspect io lib2to3 linecache logging mailbox marshal mmap multiprocessing nntplib nt ntpath operator "
+    "os pdb pickle pickletools pip pipes pkgutil poplib posix posixpath profile pty pydoc runpy sched select selectors "
+    "setuptools shelve shutil signal site smtplib socket socketserver sqlite3 _sqlite3 ssl subprocess sys tarfile "
+    "telnetlib tempfile threading timeit trace traceback types unittest urllib venv weakref webbrowser xmlrpc zipapp "
+    "zipfile zipimport vineyard_client cloudpickle dill joblib jsonpickle".split()
+)
+# Exact names in those modules that are plain data all the same; they still need to be allowed.
+_HARMLESS = frozenset(["http.cookies.Morsel", "http.cookies.SimpleCookie", "sqlite3.Row"])
+# A class derived from one of these does its work in the constructor, so a wildcard over its package must not reach it.
+_NEVER_BASES = frozenset(
+    "_ctypes _pickle _posixsubprocess _socket bdb code codeop ctypes multiprocessing pdb pickle pty runpy shelve socket "
+    "subprocess tempfile timeit trace".split()
+)
+_WILDCARD = re.compile(r"[*?\[\]]")
+_PACKAGE = re.compile(r"[^\W\d]\w*\.")
+
+
+def qualified(thing: Any) -> str:
+    """Return ``module.qualname`` of a class or function."""
+    return f"{getattr(thing, '__module__', None)}.{getattr(thing, '__qualname__', type(thing).__qualname__)}"
+
+
+@functools.lru_cache(maxsize=64)
+def policy_for(patterns: Tuple[str, ...]) -> Policy:
+    """Return the policy of these patterns; equal ones share it.
+
+    Raises:
+        UnsafeType: a pattern that would allow too much.
+    """
+    return Policy(patterns)
+
+
+@functools.lru_cache(maxsize=1)
+def _standard_library() -> frozenset[str]:
+    names: Iterable[str] | None = getattr(sys, "stdlib_module_names", None)
+    if names is None:  # Python before 3.10
+        folder = os.path.dirname(os.__file__)
+        listed: List[str] = list(sys.builtin_module_names)
+        for path in (folder, os.path.join(folder, "lib-dynload")):
+            if os.path.isdir(path):
+                listed += [entry.split(".")[0] for entry in os.listdir(path)]
+        names = set(listed) - {"site-packages", "dist-packages"}
+    return frozenset(names) - {"__main__"}
+
+
+class Policy:
+    """The caller's patterns, checked once, and what they say of a name.
+
+    Args:
+        patterns: what the caller allows.
+
+    Raises:
+        UnsafeType: a pattern that would allow too much.
+    """
+
+    def __init__(self, patterns: Tuple[str, ...]) -> None:
+        self.patterns = patterns
+        wild: List[str] = []
+        exact: List[str] = []
+        for pattern in patterns:
+            if not isinstance(pattern, str) or not _PACKAGE.match(pattern):
+                raise UnsafeType(
+                    f"The pattern {pattern!r} in allowed_classes allows too much: it does not begin with the name of a "
+                    "package.",
+                    'Name the package in full and put wildcards behind it only, as in "mypkg.models.*".',
+                    str(pattern),
+                )
+            (wild if _WILDCARD.search(pattern) else exact).append(pattern)
+        self._exact = frozenset(exact)
+        self._wild = re.compile("|".join(map(translate, wild))) if wild else None
+
+    def name_of(self, thing: Any) -> Tuple[str, str]:
+        """Return the names under which a class or function may be stored.
+
+        Raises:
+            UnsafeType: it may not be, or could not be found again under its name.
+        """
+        module = getattr(thing, "__module__", None)
+        qualname = getattr(thing, "__qualname__", None)
+        if not isinstance(module, str) or not isinstance(qualname, str):
+            raise _refused(repr(type(thing)), "it has no name to be found under")
+        name = f"{module}.{qualname}"
+        if "<" in qualname:
+            raise _refused(
+                name, "it is defined inside a function, where no other process can find it", "Define it in a module."
+            )
+        self._check_name(module, name)
+        found = _find(module, qualname, name)
+        # A bound classmethod is a new object at every look.
+        if found is not thing and not (isinstance(thing, types.MethodType) and found == thing):
+            raise _refused(name, f"what stands under that name is another object ({type(found).__name__})")
+        self._check_object(thing, name)
+        return module, qualname
+
+    def find(self, module: Any, qualname: Any) -> Any:
+        """Return the class or function of that name, importing its module if the patterns allow it.
+
+        Raises:
+            UnsafeType: nobody allowed it.
+        """
+        if not isinstance(module, str) or not isinstance(qualname, str):
+            raise _refused(repr((module, qualname)), "this is not a name")
+        name = f"{module}.{qualname}"
+        self._check_name(module, name)
+        found = _find(module, qualname, name)
+        self._check_object(found, name)
+        if qualified(found) != name:
+            raise _refused(name, f"what stands under that name is {qualified(found)}")
+        return found
+
+    def allows(self, cls: type) -> bool:
+        """Tell whether instances of a class may be handled, for classes met on an object rather than by name."""
+        try:
+            self._check_name(cls.__module__, qualified(cls))
+            self._check_object(cls, qualified(cls))
+        except UnsafeType:
+            return False
+        return True
+
+    def _check_name(self, module: str, name: str) -> None:
+        top = module.partition(".")[0]
+        if (top in NEVER and name not in _HARMLESS) or module.endswith(".__main__"):
+            raise _refused(name, "it is one of those which are never stored, since they run, open or load things", "")
+        if name in self._exact:
+            return
+        if top in _standard_library():
+            raise _refused(
+                name,
+                "nobody allowed it, and classes of Python itself are allowed by their exact name only",
+                f'Allow it where it is written and where it is read: allowed_classes=["{name}"].',
+            )
+        if self._wild is None or not self._wild.match(name):
+            raise _refused(
+                name,
+                "nobody allowed it",
+                f'Allow it where it is written and where it is read: allowed_classes=["{name}"], or a pattern such as '
+                f'"{module}.*".',
+            )
+
+    def _check_object(self, thing: Any, name: str) -> None:
+        if isinstance(thing, type):
+            if issubclass(thing, type):
+                raise _refused(name, "it is a class of classes")
+            for base in thing.__mro__:
+                if base.__module__.partition(".")[0] in _NEVER_BASES:
+                    raise _refused(name, f"it derives from {qualified(base)}, which runs or loads things", "")
+        elif not isinstance(thing, (types.FunctionType, types.MethodType, types.BuiltinFunctionType)):
+            raise _refused(name, f"it is neither a class nor a function but a {type(thing).__name__}")
+        elif name not in self._exact:
+            raise _refused(
+                name,
+                "it is a function, and a function is allowed by its exact name only",
+                f'If calling it with any arguments is harmless, allow it: allowed_classes=["{name}"].',
+            )
+
+
+def _refused(name: str, why: str, hint: str = "Store plain data instead, such as a dict of its fields.") -> UnsafeType:
+    return UnsafeType(f"{name} may not be stored or read: {why}.", hint, name)
+
+
+def _find(module: str, qualname: str, name: str) -> Any:
+    """Import and look up; between the module and the last name only classes are walked through."""
+    try:
+        found: Any = sys.modules.get(module) or importlib.import_module(module)
+        for position, part in enumerate(qualname.split(".")):
+            if position and not isinstance(found, type):
+                raise AttributeError(part)
+            found = getattr(found, part)
+    except (ImportError, AttributeError, ValueError) as exc:
+        raise _refused(
+            name,
+            f"it cannot be found here ({type(exc).__name__}: {exc})",
+            "Install the package that defines it, in the version that wrote the value, where it is read.",
+        ) from exc
+    return found

@@ -1,0 +1,200 @@
+"""The reading half of ``pickle5``: a checked pickle stream becomes a value, and nothing else happens.
+
+Strategy: ``verify`` has left a language that can build plain data, take buffers, name one of ``ops`` and apply it. The
+unpickler resolves exactly these names, each to a method of the ``Reader`` of this one value, which knows the policy and
+the size of the stream. No import and no lookup by name happens before the policy or the table of adapters agreed.
+
+Invariants: a class on the unpickler's stack is one whose constructor may be called with anything (that is what being a
+*value* means, ``adapters.Table``) or one that the caller allowed; makers take strings and data, never callables; errors
+of makers mean that the stored parts do not fit together.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import io
+import pickle
+import sys
+from typing import Any, Dict, List, NoReturn, Tuple
+
+from vineyard_client.exceptions import ObjectCorrupted, UnsafeType, VineyardError
+
+from . import ops
+from .adapters import table
+from .policy import Policy, qualified
+from .verify import verify
+
+__all__ = ["Reader", "load"]
+
+
+class Reader:
+    """What makers know of the value being read: the policy, and how large a number may be.
+
+    Args:
+        policy: which classes are allowed besides the known types.
+        limit: length of the stream; nothing that is spelt out in it can have more elements.
+    """
+
+    def __init__(self, policy: Policy, limit: int) -> None:
+        self.policy = policy
+        self.limit = limit
+        self.notes: Dict[Any, Any] = {}
+        self.operations: Dict[str, Any] = {
+            "MAKE": self.make,
+            "NEW": self.new,
+            "CALL": self.call,
+            "NAME": self.name,
+            "STATE": self.state,
+            "FILL": self.fill,
+        }
+        self._allowed: Dict[type, bool] = {}
+        self._found: Dict[Tuple[str, str], Any] = {}
+
+    def make(self, name: str, *parts: Any) -> Any:
+        """Build a value of a known type from its parts."""
+        maker = table.makers.get(name)
+        if maker is None:
+            table.load_for_reading(name)
+            maker = table.makers.get(name)
+            if maker is None:
+                raise _unknown(name)
+        return maker(self, *parts)
+
+    def new(self, module: str, qualname: str, arguments: Tuple[Any, ...], keywords: Dict[str, Any]) -> Any:
+        """Create an object of an allowed class without initialising it."""
+        cls = self.find_class(module, qualname)
+        return cls.__new__(cls, *arguments, **keywords)
+
+    def call(self, module: str, qualname: str, arguments: Tuple[Any, ...]) -> Any:
+        """Call an allowed class, or a function that was allowed by its exact name."""
+        return self.find(module, qualname)(*arguments)
+
+    def name(self, module: str, qualname: str) -> Any:
+        """Return a class as a value: one of ours (without a module) or one that was allowed."""
+        if module:
+            return self.find(module, qualname)
+        if qualname not in table.named:
+            table.load_for_reading(qualname)
+            if qualname not in table.named:
+                raise _unknown(qualname)
+        return table.named[qualname]
+
+    def state(self, value: Any, state: Any) -> Any:
+        """Set the state of an object of an allowed class."""
+        cls = type(value)
+        if isinstance(value, type) or not self.allows(cls):
+            raise UnsafeType(
+                f"The stored value sets the state of a {qualified(cls)}, which nobody allowed.",
+                f'If it is yours, allow it where it is written and read: allowed_classes=["{qualified(cls)}"].',
+                qualified(cls),
+            )
+        set_state(value, state)
+        return value
+
+    def fill(self, value: Any, state: Tuple[str, Any]) -> Any:
+        """Complete a value that an adapter made earlier in this stream."""
+        name, content = state
+        filler = table.fillers.get(name)
+        if filler is None:
+            raise _unknown(name)
+        filler(self, value, content)
+        return value
+
+    def allows(self, cls: type) -> bool:
+        """Tell whether the caller allowed a class; remembered for this value."""
+        known = self._allowed.get(cls)
+        if known is None:
+            known = self._allowed[cls] = self.policy.allows(cls)
+        return known
+
+    def find(self, module: str, qualname: str) -> Any:
+        """Return an allowed class or exactly named function; remembered for this value."""
+        found = self._found.get((module, qualname))
+        if found is None:
+            found = self._found[module, qualname] = self.policy.find(module, qualname)
+        return found
+
+    def find_class(self, module: str, qualname: str) -> Any:
+        """Return a class that the policy allows; never a function."""
+        found = self.find(module, qualname)
+        if not isinstance(found, type):
+            raise UnsafeType(f"{module}.{qualname} is used as a class and is none.", "", f"{module}.{qualname}")
+        return found
+
+
+def set_state(value: Any, state: Any) -> None:
+    """Set the state of an object of an allowed class as pickle would, but on this object only."""
+    cls = type(value)
+    setter = getattr(cls, "__setstate__", None)
+    if setter is not None:
+        setter(value, state)
+        return
+    slots = None
+    if type(state) is tuple and len(state) == 2:
+        state, slots = state
+    if state:
+        attributes = value.__dict__
+        for key, item in state.items():
+            attributes[sys.intern(key) if type(key) is str else key] = item
+    if slots:
+        declared = copyreg._slotnames(cls)  # type: ignore[attr-defined]
+        for key, item in slots.items():
+            if key not in declared:
+                raise ObjectCorrupted(f"The stored state of a {qualified(cls)} names {key!r}, which is no slot of it.")
+            # A frozen class refuses its own __setattr__.
+            object.__setattr__(value, key, item)
+
+
+def _unknown(name: Any) -> UnsafeType:
+    return UnsafeType(
+        f"The stored value asks for {name!r}, which this release does not know.",
+        "Install the same release of vineyard-client where the value is written and where it is read.",
+        str(name),
+    )
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO, reader: Reader, buffers: List[memoryview]) -> None:
+        super().__init__(file, buffers=buffers)
+        self._operations = reader.operations
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return an operation; there is nothing else."""
+        if module == ops.__name__ and name in self._operations:
+            return self._operations[name]
+        raise UnsafeType(
+            f"The stored value was refused: it names {module}.{name}, which a value of this package never does.",
+            "Somebody else wrote to the store: find out who, and do not read it by other means.",
+            f"{module}.{name}",
+        )
+
+    def persistent_load(self, pid: Any) -> NoReturn:
+        """Refuse; ``verify`` has done so already."""
+        raise UnsafeType("The stored value was refused: it holds a persistent id.")
+
+
+def load(stream: bytes, buffers: List[memoryview], policy: Policy) -> Any:
+    """Read a value.
+
+    Args:
+        stream: a private copy of the pickle stream.
+        buffers: views of the out-of-band buffers, which the value will refer to.
+        policy: which classes are allowed besides the known types.
+
+    Raises:
+        UnsafeType: the stream holds, or asks for, something that could run code.
+        ObjectCorrupted: its parts do not fit together.
+        UnsupportedVersion: it needs a library that is not installed here.
+    """
+    verify(stream)
+    reader = Reader(policy, len(stream))
+    try:
+        return _Unpickler(io.BytesIO(stream), reader, buffers).load()
+    except VineyardError:
+        raise
+    except Exception as exc:
+        raise ObjectCorrupted(
+            f"The stored value cannot be put together: {type(exc).__name__}: {exc}.",
+            "Make sure that the libraries it comes from have the versions here that they had where it was written; "
+            "otherwise have the task that made it run again.",
+        ) from exc

@@ -1,0 +1,220 @@
+"""The writing half of ``pickle5``: a value becomes a pickle stream of our operations, and out-of-band buffers.
+
+Strategy: the C pickler does the walking, the memo (shared references, cycles) and Python's plain data; for everything
+else it asks ``reducer_override``, which asks an adapter by type, or treats the value as an object of a class that the
+caller allowed. Whatever the object's own ``__reduce_ex__`` names is translated to operations and judged by the policy,
+so what could not be read is refused here, by name, with the place where it sits.
+
+Invariants: no opcode leaves that ``verify`` would refuse; large buffers and large ``bytes`` are handed on as they are,
+without a copy; after ``encode`` nothing but the returned pieces keeps the value alive.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import io
+import pickle
+import types
+from typing import Any, Callable, Dict, List, Tuple
+
+from vineyard_client.exceptions import UnsafeType, VineyardError
+
+from .adapters import Reducer, table
+from .envelope import Chunk
+from .ops import CALL, NAME, NEW, STATE, Op
+from .policy import Policy, qualified
+
+__all__ = ["Writer", "dump"]
+
+# Below this, an entry in the index and a view cost more than copying the bytes into the stream.
+IN_BAND_BELOW = 1024
+
+_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType)
+
+
+class _Pieces:
+    """A file that keeps what is written to it; the pickler hands over large payloads as the objects they are."""
+
+    def __init__(self) -> None:
+        self.pieces: List[Chunk] = []
+
+    def write(self, data: Any) -> int:
+        piece: Chunk = data if type(data) is bytes else memoryview(data).cast("B")
+        self.pieces.append(piece)
+        return len(piece)
+
+
+class Writer:
+    """What adapters know of the value being written: the policy, its buffers, and a place to remember things."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.buffers: List[memoryview] = []
+        self.notes: Dict[Any, Any] = {}
+        self.finish: List[Callable[[], None]] = []
+        self.refused: Any = None
+        self._reducers: Dict[type, Reducer] = {}
+        self._names: Dict[Any, Tuple[str, str]] = {}
+
+    def take_buffer(self, buffer: pickle.PickleBuffer) -> bool:
+        """Keep a buffer for out of band; tell pickle to put a small one in band."""
+        with buffer.raw() as raw:
+            if raw.nbytes < IN_BAND_BELOW:
+                return True
+        self.buffers.append(buffer.raw())
+        return False
+
+    def reduce(self, value: Any) -> Any:
+        """Return how a value is written: the reduction of its adapter, or that of its own class if it is allowed."""
+        cls = type(value)
+        reducer = table.reducers.get(cls) or self._reducers.get(cls)
+        if reducer is None:
+            reducer = self._reducers[cls] = self._reducer_for(cls)
+        try:
+            return reducer(self, value)
+        except UnsafeType:
+            if self.refused is None:
+                self.refused = value
+            raise
+
+    def name_of(self, thing: Any) -> Tuple[str, str]:
+        """Return the module and name of an allowed class or function; remembered for this value."""
+        names = self._names.get(thing)
+        if names is None:
+            names = self._names[thing] = self.policy.name_of(thing)
+        return names
+
+    def _reducer_for(self, cls: type) -> Reducer:
+        for base in cls.__mro__:
+            module = getattr(base, "__module__", None)
+            if isinstance(module, str):
+                table.load(module.partition(".")[0])
+            if cls in table.reducers:
+                return table.reducers[cls]
+            if base in table.bases:
+                return table.bases[base]
+        return reduce_instance
+
+
+def reduce_op(writer: Writer, op: Op) -> str:
+    """Write an operation as the global it is."""
+    return op.name
+
+
+def reduce_name(writer: Writer, thing: Any) -> Tuple[Any, ...]:
+    """Write a class or function as a value."""
+    if isinstance(thing, type):
+        table.load(thing.__module__.partition(".")[0])
+        known = table.values.get(thing)
+        if known is not None:
+            return NAME, ("", known)
+    return NAME, writer.name_of(thing)
+
+
+def reduce_instance(writer: Writer, value: Any) -> Tuple[Any, ...]:
+    """Write an object of a class that the caller allowed, as its own ``__reduce_ex__`` takes it apart."""
+    cls = type(value)
+    if not isinstance(value, _FUNCTIONS):
+        writer.name_of(cls)
+    reduced = own_reduction(value)
+    if isinstance(reduced, str):
+        raise UnsafeType(
+            f"A {qualified(cls)} may not be stored: it pickles as the global name {reduced!r}, not as a value.",
+            "Store plain data that describes it instead.",
+            qualified(cls),
+        )
+    return translate(writer, reduced)
+
+
+def own_reduction(value: Any) -> Any:
+    """Return what pickle itself would use, with the object's own errors turned into one that names the type."""
+    cls = type(value)
+    registered: Any = copyreg.dispatch_table.get(cls)
+    try:
+        return registered(value) if registered is not None else value.__reduce_ex__(5)
+    except VineyardError:
+        raise
+    except Exception as exc:
+        raise UnsafeType(
+            f"A {qualified(cls)} cannot be stored: taking it apart raised {type(exc).__name__}: {exc}.",
+            "Store the data it stands for instead, or give its class a __reduce__ method.",
+            qualified(cls),
+        ) from exc
+
+
+def translate(writer: Writer, reduced: Any) -> Tuple[Any, ...]:
+    """Turn a ``__reduce__`` tuple that names classes and functions into one of our operations."""
+    if not isinstance(reduced, tuple) or not 2 <= len(reduced) <= 6:
+        raise UnsafeType("A value cannot be stored: its __reduce__ returned neither a name nor a tuple of 2 to 6.")
+    function, arguments, state, items, pairs, setter = (*reduced, None, None, None, None)[:6]
+    head: Tuple[Any, ...]
+    if function is copyreg.__newobj__:  # type: ignore[attr-defined]
+        head = NEW, (*writer.name_of(arguments[0]), tuple(arguments[1:]), {})
+    elif function is copyreg.__newobj_ex__:  # type: ignore[attr-defined]
+        head = NEW, (*writer.name_of(arguments[0]), tuple(arguments[1]), dict(arguments[2]))
+    elif function is copyreg._reconstructor:  # type: ignore[attr-defined]
+        base_arguments = () if arguments[1] is object else (arguments[2],)
+        head = NEW, (*writer.name_of(arguments[0]), base_arguments, {})
+    else:
+        head = CALL, (*writer.name_of(function), tuple(arguments))
+    if setter is not None:
+        raise UnsafeType(
+            f"A value cannot be stored: its __reduce__ gives {qualified(setter)} to set its state, which reading would "
+            "have to run.",
+            "Give its class a __setstate__ method instead.",
+            qualified(setter),
+        )
+    if state is None:
+        return (*head, None, items, pairs)
+    return (*head, state, items, pairs, STATE)
+
+
+class _Pickler(pickle.Pickler):
+    def __init__(self, file: _Pieces, writer: Writer) -> None:
+        super().__init__(file, protocol=5, buffer_callback=writer.take_buffer)
+        self.reducer_override = writer.reduce  # type: ignore[method-assign]
+
+
+table.reducers.update({Op: reduce_op, type: reduce_name, **dict.fromkeys(_FUNCTIONS, reduce_name)})
+table.bases[type] = reduce_name
+
+
+def dump(value: Any, policy: Policy) -> Tuple[List[Chunk], List[memoryview]]:
+    """Write a value.
+
+    Args:
+        value: anything.
+        policy: which classes are allowed besides the known types.
+
+    Returns:
+        The pieces of the pickle stream, and flat views of the out-of-band buffers.
+
+    Raises:
+        UnsafeType: the value holds something that cannot be stored; the text says what, and where it sits.
+    """
+    writer = Writer(policy)
+    file = _Pieces()
+    pickler = _Pickler(file, writer)
+    try:
+        pickler.dump(value)
+        for finish in writer.finish:
+            finish()
+    except UnsafeType as exc:
+        from . import locate  # for errors only
+
+        where = locate.path(value, writer.refused)
+        if where and writer.refused is not value:
+            exc.what = f"{exc.what} It sits at {where}."
+            exc.args = (exc.what, *exc.args[1:])
+        raise
+    except RecursionError as exc:
+        raise UnsafeType(
+            f"The value cannot be stored: it is nested too deeply ({exc}).",
+            "Store a flatter structure, or raise sys.setrecursionlimit where it is written.",
+            qualified(type(value)),
+        ) from exc
+    except (pickle.PicklingError, io.UnsupportedOperation) as exc:
+        raise UnsafeType(
+            f"The value cannot be stored: {exc}.", "Store plain data instead.", qualified(type(value))
+        ) from exc
+    return file.pieces, writer.buffers
