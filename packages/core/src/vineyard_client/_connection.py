@@ -30,7 +30,7 @@ from typing import Any, Callable, Deque, Dict, Iterable, List, Optional, Sequenc
 
 from ._io.deadline import Deadline
 from ._io.fds import OwnedFD
-from ._io.mapping import map_private, read_exact, write_all
+from ._io.mapping import map_private, map_shared, read_exact, write_all
 from ._io.pinfile import PinFile
 from ._io.stream import Stream
 from ._wire.framing import FrameDecoder, Message, encode_frame
@@ -313,6 +313,18 @@ class Connection:
             except BaseException:
                 self._retire()
                 raise
+
+    def write_at(self, payload: Payload, position: int, chunk: Union[bytes, memoryview]) -> None:
+        """Write a piece of a blob; ``position`` is where in the blob it begins."""
+        write_all(self.store_fd(payload), payload.offset + position, [chunk])
+
+    def map_draft(self, payload: Payload) -> Tuple[memoryview, Callable[[], None]]:
+        """Return a view of a blob that this connection is writing, which shares memory with the store, and its end.
+
+        The view pins the blob. Calling the function makes the view private; see ``map_shared``.
+        """
+        self.hold(payload.blob)
+        return map_shared(self.store_fd(payload), payload.offset, payload.size, lambda: self.unpin(payload.blob))
 
     def peek(self, payload: Payload) -> memoryview:
         """Return a view of a blob that this connection is writing; it shows what the store's memory holds."""

@@ -24,6 +24,7 @@ Every object is told by its token: ids alone may belong to another object since 
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
@@ -55,6 +56,7 @@ __all__ = [
     "finish_object",
     "incomplete_objects",
     "list_objects",
+    "open_draft",
     "open_object",
     "start_object",
     "unread_tombstones",
@@ -121,6 +123,48 @@ def start_object(connection: Connection, meta: ValueMeta) -> Tuple[int, ValueMet
         connection.unpin(guard.id)
         raise
     return number, meta, blob.payload
+
+
+@contextmanager
+def open_draft(
+    connection: Connection, meta: ValueMeta, chunks: Sequence[Chunk], buffers_at: int
+) -> Iterator[Tuple[int, memoryview]]:
+    """Store an object whose buffers the caller fills in place.
+
+    What describes the value is written; its buffers are not, but the view that this yields shares memory with the store
+    until the block ends. Then the object is made whole, or deleted if the block raised, and the view turns into a
+    private one, which stays valid and pins the blob.
+
+    Args:
+        connection: where to.
+        meta: as for ``write_object``.
+        chunks: the envelope.
+        buffers_at: where in it the buffers begin.
+
+    Yields:
+        The object's id and a view of its envelope.
+
+    Raises:
+        StoreFull: there is no room; nothing is left.
+    """
+    number, meta, payload = start_object(connection, meta)
+    try:
+        position = 0
+        for chunk in chunks:
+            if position < buffers_at or not isinstance(chunk, memoryview):
+                connection.write_at(payload, position, chunk)
+            position += len(chunk)
+        view, detach = connection.map_draft(payload)
+        try:
+            yield number, view
+        finally:
+            # Before anybody can read the object, or, if it failed, before its memory is used for another.
+            detach()
+        connection.call(Seal(meta.blob))
+        connection.unpin(meta.guard)
+    except BaseException:
+        abandon_object(connection, number, meta)
+        raise
 
 
 def finish_object(connection: Connection, meta: ValueMeta) -> None:

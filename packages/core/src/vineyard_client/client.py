@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 import time
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Type, Union
@@ -28,7 +29,7 @@ from .meta import TOMBSTONE, VALUE, ValueMeta
 from .migration import Migration
 from .reference import ObjectInfo, ObjectRef, StoreStatus
 
-__all__ = ["DEFAULT_TIMEOUT", "Client"]
+__all__ = ["DEFAULT_TIMEOUT", "Client", "Draft"]
 
 log = logging.getLogger("vineyard_client.client")
 
@@ -42,6 +43,23 @@ class _PerProcess:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.connection: Optional[Connection] = None
+
+
+class _NotInPlace(Exception):
+    """A draft does not lie in the store's memory when it is done."""
+
+
+class Draft:
+    """A value that is being made in the store's memory; see ``Client.create``.
+
+    Attributes:
+        value: the value, to be filled.
+        ref: the reference to it; set when the block has ended.
+    """
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+        self.ref: Optional[ObjectRef] = None
 
 
 class Client:
@@ -119,25 +137,63 @@ class Client:
         token = os.urandom(16)
         encoded = _codec.encode(value, token=token, allowed_classes=(*self._allowed_classes, *allowed_classes))
         connection = self._connection()
-        meta = ValueMeta(
-            token=token.hex(),
-            type=encoded.type_name,
-            summary=encoded.summary,
-            size=encoded.nbytes,
-            created=time.time(),
-            host=os.uname().nodename,
-            instance_id=connection.instance.instance_id,
-            labels=labels,
-        )
+        meta = self._meta(connection, encoded, token, labels)
         number = self._with_room(lambda: _objects.write_object(connection, meta, encoded.chunks))
-        if persist:
-            try:
-                connection.call(Persist(number))
-            except BaseException:
-                _objects.discard(connection, DeleteData([number]))
-                raise
+        self._persist(connection, number, persist)
         log.debug("put %s: %s, %d bytes", format_id(number), meta.type, meta.size)
         return self._reference(connection, number, meta)
+
+    @contextmanager
+    def create(
+        self,
+        like: object,
+        *,
+        labels: Optional[Mapping[str, str]] = None,
+        persist: bool = False,
+        allowed_classes: Sequence[str] = (),
+    ) -> Iterator[Draft]:
+        """Make a value in place: compute straight into the store's memory.
+
+        ::
+
+            with client.create(np.empty((10_000, 1_000))) as draft:
+                np.matmul(a, b, out=draft.value)
+            ref = draft.ref
+
+        When the block ends, the value is whole and can be read by others; if it ends with an exception, nothing is
+        left. ``draft.value`` stays valid either way, but what is written to it after the block reaches nobody. If parts
+        of it do not lie in the store then, because they are small or were replaced, it is put as ``put`` does it.
+
+        Args:
+            like: a value of the right type and shape, such as ``np.empty(shape)``; what lies in its large buffers is
+                not copied. An integer stands for a plain buffer of that many bytes: then ``draft.value`` is a
+                memoryview.
+            labels: texts by which ``list`` can find it.
+            persist: make it visible to every instance of the cluster.
+            allowed_classes: patterns of further classes that the value may hold.
+
+        Raises:
+            UnsafeType: the value holds a class that readers would not accept.
+            StoreFull: there is no room.
+        """
+        template = memoryview(bytearray(like)) if type(like) is int else like
+        labels = _check_labels(labels)
+        token = os.urandom(16)
+        patterns = (*self._allowed_classes, *allowed_classes)
+        encoded = _codec.encode(template, token=token, allowed_classes=patterns)
+        connection = self._connection()
+        meta = self._meta(connection, encoded, token, labels)
+        with suppress(_NotInPlace):
+            with _objects.open_draft(connection, meta, encoded.chunks, encoded.buffers_at) as (number, envelope):
+                draft = Draft(_codec.decode(envelope, token=token, allowed_classes=patterns))
+                yield draft
+                filled = _codec.encode(draft.value, token=token, allowed_classes=patterns)
+                if not _codec.lies_in(filled, envelope):
+                    raise _NotInPlace
+            self._persist(connection, number, persist)
+            draft.ref = self._reference(connection, number, meta)
+            return
+        draft.ref = self.put(draft.value, labels=labels, persist=persist, allowed_classes=allowed_classes)
 
     def get(self, ref: ObjectRef, *, allowed_classes: Sequence[str] = (), replica: bool = True) -> object:
         """Return the value behind a reference: same type, equal, and the caller's to change.
@@ -393,6 +449,29 @@ class Client:
                 self.socket,
             )
         return connection
+
+    def _meta(
+        self, connection: Connection, encoded: _codec.Encoded, token: bytes, labels: Mapping[str, str]
+    ) -> ValueMeta:
+        return ValueMeta(
+            token=token.hex(),
+            type=encoded.type_name,
+            summary=encoded.summary,
+            size=encoded.nbytes,
+            created=time.time(),
+            host=os.uname().nodename,
+            instance_id=connection.instance.instance_id,
+            labels=labels,
+        )
+
+    def _persist(self, connection: Connection, number: int, wanted: bool) -> None:
+        if not wanted:
+            return
+        try:
+            connection.call(Persist(number))
+        except BaseException:
+            _objects.discard(connection, DeleteData([number]))
+            raise
 
     def _may_be_elsewhere(self, connection: Connection, ref: ObjectRef) -> bool:
         """Whether an object that is not here may be on another host."""

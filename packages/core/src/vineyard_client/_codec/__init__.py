@@ -14,7 +14,7 @@ from . import envelope, reader, summary, writer
 from .envelope import HEADER_SIZE, Chunk
 from .policy import policy_for
 
-__all__ = ["HEADER_SIZE", "Chunk", "Encoded", "check", "decode", "encode", "has_buffers"]
+__all__ = ["HEADER_SIZE", "Chunk", "Encoded", "check", "decode", "encode", "has_buffers", "lies_in"]
 
 
 class Encoded(NamedTuple):
@@ -23,12 +23,14 @@ class Encoded(NamedTuple):
     Args:
         chunks: their concatenation is the whole blob; large ones are views of the value's own memory.
         nbytes: the sum of their lengths.
+        buffers_at: where the out-of-band buffers begin; what stands before describes the value.
         type_name: where the value's type is found by people, such as ``pandas.DataFrame``.
         summary: one line about the value, at most 300 characters; never values.
     """
 
     chunks: List[Chunk]
     nbytes: int
+    buffers_at: int
     type_name: str
     summary: str
 
@@ -49,7 +51,7 @@ def encode(value: object, *, token: bytes, allowed_classes: Sequence[str] = ()) 
     """
     stream, buffers = writer.dump(value, policy_for(tuple(allowed_classes)))
     chunks, nbytes = envelope.assemble(stream, buffers, token)
-    return Encoded(chunks, nbytes, summary.type_name(value), summary.describe(value))
+    return Encoded(chunks, nbytes, envelope.buffers_at(stream, buffers), summary.type_name(value), summary.describe(value))
 
 
 def decode(blob: memoryview, *, token: bytes, allowed_classes: Sequence[str] = ()) -> object:
@@ -70,6 +72,32 @@ def decode(blob: memoryview, *, token: bytes, allowed_classes: Sequence[str] = (
     policy = policy_for(tuple(allowed_classes))
     layout = envelope.parse(blob, token)
     return reader.load(layout.stream, layout.buffers, policy)
+
+
+def lies_in(encoded: Encoded, blob: memoryview) -> bool:
+    """Tell whether a blob holds a value already, because the value's buffers are views of the blob.
+
+    Args:
+        encoded: the value, with the token of the blob.
+        blob: a writable view of the whole blob.
+    """
+    import ctypes
+
+    def address(view: memoryview) -> int:
+        return ctypes.addressof(ctypes.c_char.from_buffer(view))
+
+    if encoded.nbytes != len(blob):
+        return False
+    position, start = 0, address(blob)
+    for chunk in encoded.chunks:
+        end = position + len(chunk)
+        if isinstance(chunk, memoryview) and not chunk.readonly:
+            if address(chunk) != start + position:
+                return False
+        elif chunk != blob[position:end]:
+            return False
+        position = end
+    return True
 
 
 def check(blob: memoryview, *, token: bytes) -> None:

@@ -39,7 +39,7 @@ from typing import List, NamedTuple, Sequence, Tuple, Union
 
 from vineyard_client.exceptions import ObjectCorrupted, ObjectNotFound, UnsupportedVersion
 
-__all__ = ["ALIGNMENT", "CRC_LIMIT", "HEADER_SIZE", "Chunk", "Layout", "assemble", "count_buffers", "parse"]
+__all__ = ["ALIGNMENT", "CRC_LIMIT", "HEADER_SIZE", "Chunk", "Layout", "assemble", "buffers_at", "count_buffers", "parse"]
 
 Chunk = Union[bytes, memoryview]
 
@@ -74,6 +74,11 @@ class Layout(NamedTuple):
 
 def _align(position: int) -> int:
     return (position + ALIGNMENT - 1) & -ALIGNMENT
+
+
+def buffers_at(stream: Sequence[Chunk], buffers: Sequence[memoryview]) -> int:
+    """Return where the pickle stream ends and the buffers, or the padding before them, begin."""
+    return HEADER_SIZE + _ENTRY.size * len(buffers) + sum([len(piece) for piece in stream])
 
 
 def assemble(stream: Sequence[Chunk], buffers: Sequence[memoryview], token: bytes) -> Tuple[List[Chunk], int]:

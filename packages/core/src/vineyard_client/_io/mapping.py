@@ -1,10 +1,11 @@
-"""Memory of the store in this process: private copy-on-write mappings, plain reads and plain writes.
+"""Memory of the store in this process: mappings, plain reads and plain writes.
 
 A mapping covers just the pages of one blob and is private: the kernel copies a page when somebody writes to it, so what
 a caller does to a value never reaches the store or another reader. ``mmap.mmap`` would keep a duplicate of the store's
 fd for each mapping, and thousands of live values would use up the process's descriptors; libc's mmap needs none.
 
-Writing goes through ``pwritev``: no mapping, no page faults.
+Writing goes through ``pwritev``: no mapping, no page faults. Only who computes in place has a shared mapping, and that
+turns into a private one where it is when the value is whole.
 """
 
 from __future__ import annotations
@@ -13,17 +14,17 @@ import mmap
 import os
 import weakref
 from functools import lru_cache
-from typing import TYPE_CHECKING, Callable, Iterable, List, Sequence, Union
+from typing import TYPE_CHECKING, Callable, Iterable, List, Optional, Sequence, Tuple, Union
 
 if TYPE_CHECKING:
     import ctypes
 
-__all__ = ["map_private", "read_exact", "write_all"]
+__all__ = ["map_private", "map_shared", "read_exact", "write_all"]
 
 # PROT_READ | PROT_WRITE, and MAP_PRIVATE | MAP_NORESERVE: without the latter the kernel would set aside memory for a
 # copy of every page that is never going to be written (man 2 mmap).
 _PROT = 0x1 | 0x2
-_FLAGS = 0x02 | (0x4000 if os.uname().sysname == "Linux" else 0x40)
+_SHARED, _PRIVATE, _FIXED = 0x01, 0x02 | (0x4000 if os.uname().sysname == "Linux" else 0x40), 0x10
 
 # The kernel takes 1024 pieces (IOV_MAX) and 2 GiB less a page in one call (man 2 writev, man 2 write).
 _MAX_PIECES = 1024
@@ -57,19 +58,49 @@ def map_private(fd: int, offset: int, nbytes: int, released: Callable[[], None])
     Raises:
         OSError: the kernel refused, as a rule for want of address space or mappings (vm.max_map_count).
     """
+    view, _ = _map(_PRIVATE, fd, offset, nbytes, released)
+    return view
+
+
+def map_shared(
+    fd: int, offset: int, nbytes: int, released: Callable[[], None]
+) -> Tuple[memoryview, Callable[[], None]]:
+    """Map a range of a file so that writes reach the file, and return a view and a function that ends that.
+
+    The function makes the mapping private where it is: the view, and whatever refers to its memory, stay valid and
+    writable, but from then on writes reach nobody. It must be called before the range may be read by others or used for
+    anything else, and while ``fd`` is open. For the rest see ``map_private``.
+    """
+    view, (address, length, start) = _map(_SHARED, fd, offset, nbytes, released)
+
+    def detach() -> None:
+        _mmap(address, length, _PRIVATE | _FIXED, fd, start)
+
+    return view, detach
+
+
+def _map(
+    flags: int, fd: int, offset: int, nbytes: int, released: Callable[[], None]
+) -> Tuple[memoryview, Tuple[int, int, int]]:
     import ctypes
 
-    libc = _libc()
     start = offset - offset % mmap.ALLOCATIONGRANULARITY
     length = offset - start + nbytes
-    address = libc.mmap(None, length, _PROT, _FLAGS, fd, start)
-    if address is None or address == ctypes.c_void_p(-1).value:
+    address = _mmap(None, length, flags, fd, start)
+    owner = (ctypes.c_ubyte * nbytes).from_address(address + offset - start)
+    finalizer = weakref.finalize(owner, _unmap, _libc().munmap, address, length, released)
+    finalizer.atexit = False
+    return memoryview(owner).cast("B"), (address, length, start)
+
+
+def _mmap(address: Optional[int], length: int, flags: int, fd: int, start: int) -> int:
+    import ctypes
+
+    result: Optional[int] = _libc().mmap(address, length, _PROT, flags, fd, start)
+    if result is None or result == ctypes.c_void_p(-1).value:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
-    owner = (ctypes.c_ubyte * nbytes).from_address(address + offset - start)
-    finalizer = weakref.finalize(owner, _unmap, libc.munmap, address, length, released)
-    finalizer.atexit = False
-    return memoryview(owner).cast("B")
+    return result
 
 
 def _unmap(munmap: Callable[[int, int], int], address: int, length: int, released: Callable[[], None]) -> None:

@@ -49,11 +49,16 @@ class PinFile:
         if not sys.platform.startswith("linux"):
             return None
         try:
-            file = OwnedFD(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666))
+            file = OwnedFD(_open(path))
         except OSError as error:
             log.debug("no pins in %s: %s", path, error.strerror)
             return None
         status = os.fstat(file.fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+            # In a folder that others can write to somebody may have put a name of another file there.
+            log.warning("no pins in %s: it is not a file of its own", path)
+            file.close()
+            return None
         if status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) != 0o666:
             os.fchmod(file.fd, 0o666)  # whoever may use the socket may pin, whatever our umask
         return cls(file)
@@ -78,3 +83,12 @@ class PinFile:
     def close(self) -> None:
         """Close the file; its marks fall unless a forked child has it too. Idempotent."""
         self._file.close()
+
+
+def _open(path: str) -> int:
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        # In a folder like /tmp the kernel may refuse O_CREAT for a file of another user (fs.protected_regular).
+        return os.open(path, flags)
+    except FileNotFoundError:
+        return os.open(path, flags | os.O_CREAT, 0o666)

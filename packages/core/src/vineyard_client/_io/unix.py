@@ -6,6 +6,7 @@ import array
 import errno
 import os
 import socket
+import stat
 import struct
 from contextlib import contextmanager
 from typing import Iterator
@@ -63,9 +64,11 @@ class UnixStream:
                 raise DeadlineExceeded(
                     f"vineyardd at {path} did not accept a connection within {deadline.timeout} s."
                 ) from error
-            hint = _CONNECT_HINTS.get(error.errno or 0, "")
+            number = error.errno or 0
+            if number == errno.ECONNREFUSED and not _is_socket(path):
+                number = errno.ENOTSOCK  # Linux refuses a plain file and a folder like a socket without a listener
             raise ConnectionFailed(
-                f"Cannot connect to vineyardd at {path}: {error.strerror or error}.", hint
+                f"Cannot connect to vineyardd at {path}: {error.strerror or error}.", _CONNECT_HINTS.get(number, "")
             ) from error
         except BaseException:
             sock.close()
@@ -91,7 +94,7 @@ class UnixStream:
         try:
             self._socket.settimeout(deadline.remaining())
             yield
-        except socket.timeout as error:
+        except (socket.timeout, BlockingIOError) as error:  # the latter when no time was left to begin with
             raise DeadlineExceeded(
                 f"vineyardd at {self._path} did not answer within {deadline.timeout} s.",
                 "See whether it hangs or the machine is overloaded; a larger timeout can be given to connect().",
@@ -154,3 +157,10 @@ class UnixStream:
             f"vineyardd at {self._path} closed the connection.",
             "It stopped or crashed, or is not vineyardd: see its log. The next call connects anew.",
         )
+
+
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)
+    except OSError:
+        return True  # it went away meanwhile: then it was one that nobody listened at any more

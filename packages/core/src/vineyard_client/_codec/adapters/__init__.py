@@ -50,6 +50,8 @@ _MODULES: Dict[str, Tuple[str, str]] = {
     "numpy": ("numpy_arrays", "install"),
     "pandas": ("pandas_objects", "install"),
     "pyarrow": ("arrow_data", "install"),
+    "polars": ("polars_frames", "install"),
+    "scipy": ("scipy_sparse", "install"),
     "pytz": ("time_zones", "install_pytz"),
     "dateutil": ("time_zones", "install_dateutil"),
 }
