@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 import threading
 import time
-from typing import Iterator, Set
+from pathlib import Path
+from typing import TYPE_CHECKING, Iterator, Set
 
 import pytest
 
+if TYPE_CHECKING:
+    from vineyard_client import Client, EmbeddedServer
+
+HERE = Path(__file__).parent
+
+sys.path.insert(0, str(HERE / "helpers"))
+
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[object]:
+def server() -> Iterator[EmbeddedServer]:
     """A vineyardd of the test session's own."""
     import vineyard_client as vc
 
@@ -20,15 +30,16 @@ def server() -> Iterator[object]:
 
 
 @pytest.fixture
-def client(server: object) -> Iterator[object]:
+def client(server: EmbeddedServer) -> Iterator[Client]:
     """A client of the session's server, which must be as empty afterwards as it was before."""
     import vineyard_client as vc
 
-    with vc.connect(server.socket) as connected:  # type: ignore[attr-defined]
+    with vc.connect(server.socket) as connected:
         yield connected
-    with vc.connect(server.socket) as cleaner:  # type: ignore[attr-defined]
-        for info in cleaner.list():
-            cleaner.delete(info.ref)
+    with vc.connect(server.socket) as cleaner:
+        for deleted in (False, True):
+            for info in cleaner.list(deleted=deleted):
+                cleaner.delete(info.ref)
 
 
 def _open_fds() -> Set[str]:
@@ -43,14 +54,21 @@ def _open_fds() -> Set[str]:
 
 @pytest.fixture(autouse=True)
 def leaves_nothing_open(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail a test of core that leaves file descriptors or threads open."""
-    if not os.path.isdir("/proc/self/fd") or "core" not in request.node.path.parts:
+    """Fail a test of core that leaves file descriptors, threads or children behind."""
+    parts = request.node.path.relative_to(HERE).parts
+    if not os.path.isdir("/proc/self/fd") or parts[0] not in ("core", "integration"):
         yield
         return
-    fds, threads = _open_fds(), set(threading.enumerate())
+    from vineyard_testing.processes import children
+
+    before = _open_fds(), set(threading.enumerate()), children()
     yield
     deadline = time.monotonic() + 2
-    while (_open_fds() - fds or set(threading.enumerate()) - threads) and time.monotonic() < deadline:
+    while True:
+        left = [now - then for now, then in zip((_open_fds(), set(threading.enumerate()), children()), before)]
+        if not any(left):
+            return
+        if time.monotonic() > deadline:
+            pytest.fail(f"left behind: open files {left[0]}, threads {left[1]}, child processes {left[2]}")
+        gc.collect()  # a cycle may hold what is going to be closed
         time.sleep(0.01)
-    assert not _open_fds() - fds, "left file descriptors open"
-    assert not set(threading.enumerate()) - threads, "left threads running"

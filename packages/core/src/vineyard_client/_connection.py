@@ -68,7 +68,8 @@ _PIPELINE = 64
 
 Reply = TypeVar("Reply")
 
-_connections: weakref.WeakSet[Connection] = weakref.WeakSet()
+# No WeakSet: other threads may connect while one that forks walks through it.
+_connections: Set[weakref.ref[Connection]] = set()
 
 
 class Connection:
@@ -112,7 +113,7 @@ class Connection:
         except BaseException:
             self.close()
             raise
-        _connections.add(self)
+        _connections.add(weakref.ref(self, _connections.discard))
 
     @property
     def usable(self) -> bool:
@@ -428,8 +429,10 @@ def _check_version(text: str, peer: str) -> None:
 
 
 def _remember_pins() -> None:
-    for connection in list(_connections):
-        connection._forked()
+    for reference in tuple(_connections):
+        connection = reference()
+        if connection is not None:
+            connection._forked()
 
 
 # Before and after: another thread may pin in between.

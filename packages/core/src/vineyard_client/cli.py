@@ -46,7 +46,7 @@ def _serve(arguments: argparse.Namespace) -> None:
         return
     command = [*server.server_command(path, **options), *arguments.vineyardd]
     print(f"Serving at {path}; Ctrl-C ends it.", file=sys.stderr, flush=True)
-    os.execv(command[0], command)
+    os.execve(command[0], command, server.server_environment())
 
 
 def _stop(arguments: argparse.Namespace) -> None:

@@ -37,7 +37,7 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, Mapping, Optional, Tuple
 
 from .exceptions import ObjectCorrupted, UnsupportedVersion, VineyardError
-from .ids import format_id, parse_id
+from .ids import format_id, is_token, parse_id
 
 __all__ = ["GUARD_SIZE", "INLINE_LIMIT", "REPLICA_LABEL", "TOMBSTONE", "VALUE", "ValueMeta"]
 
@@ -54,6 +54,12 @@ GUARD_SIZE = 1
 # Bytes. Each exchange with the server costs far more than a kilobyte more or less in it, and a small value in its
 # metadata takes one to put and one to get; but a listing of the store carries all of them.
 INLINE_LIMIT = 1024
+
+# What reading a damaged tree raises: JSON may nest without end, and a number may be infinite.
+_DAMAGE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, VineyardError)
+
+# Seconds since 1970; what comes later is no date for Python.
+_YEAR_9999 = 253_370_764_800
 
 Tree = Dict[str, Any]
 
@@ -139,11 +145,13 @@ class ValueMeta:
                 replicas=_replicas(tree),
                 **_place(tree),
             )
-            texts = [meta.token, meta.type, meta.summary, meta.host, *labels, *labels.values()]
+            texts = [meta.type, meta.summary, meta.host, *labels, *labels.values()]
             texts += [] if meta.origin is None else [meta.origin, meta.origin_id]
             if not all(isinstance(text, str) for text in texts) or not isinstance(meta.size, int):
                 raise TypeError("a field has the wrong kind")
-        except (AttributeError, KeyError, TypeError, ValueError, VineyardError) as error:
+            if not is_token(meta.token) or meta.size < 0 or not 0 <= meta.created < _YEAR_9999:
+                raise ValueError("a field has an impossible value")
+        except _DAMAGE as error:
             raise ObjectCorrupted(
                 f"The metadata of the object {tree.get('id')} cannot be read: {type(error).__name__} {error}.",
                 "Delete it (vineyard-client list shows it) and put the value again.",

@@ -11,19 +11,17 @@ store can read it.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Dict, Mapping, Optional, Tuple
 
 from .exceptions import InvalidReference, UnsupportedVersion
-from .ids import format_id, parse_id
+from .ids import is_token, parse_id
 
 __all__ = ["ObjectInfo", "ObjectRef", "StoreStatus"]
 
 _VERSION = 1
 _FIELDS = {"v", "id", "token", "endpoint", "type", "size"}
-_TOKEN = re.compile(r"[0-9a-f]{32}\Z")
 
 
 @dataclass(frozen=True)
@@ -49,10 +47,8 @@ class ObjectRef:
 
     def __post_init__(self) -> None:
         """Check the shape: references come from databases and REST calls."""
-        number = parse_id(self.id)
-        if format_id(number) != self.id:
-            raise InvalidReference(f"{self.id!r} is not an object id.")
-        if not isinstance(self.token, str) or not _TOKEN.match(self.token):
+        parse_id(self.id)
+        if not is_token(self.token):
             raise InvalidReference(f"The token of the reference to {self.id} is not 32 hex digits.")
         if self.endpoint is not None and not isinstance(self.endpoint, str):
             raise InvalidReference(f"The endpoint of the reference to {self.id} is not a text.")
@@ -82,13 +78,14 @@ class ObjectRef:
         """
         if not isinstance(data, Mapping):
             raise InvalidReference(f"A reference is a JSON object, not {type(data).__name__}.")
-        if data.get("v") != _VERSION:
-            if isinstance(data.get("v"), int) and data["v"] > _VERSION:
+        version = data.get("v")
+        if type(version) is not int or version != _VERSION:
+            if type(version) is int and version > _VERSION:
                 raise UnsupportedVersion(
-                    f"The reference has version {data['v']}; this release knows {_VERSION}.",
+                    f"The reference has version {version}; this release knows {_VERSION}.",
                     "Upgrade vineyard-client here.",
                 )
-            raise InvalidReference(f"The reference has no version that exists: {data.get('v')!r:.20}.")
+            raise InvalidReference(f"The reference has no version that exists: {version!r:.20}.")
         if set(data) != _FIELDS:
             wrong = sorted(map(str, set(data) ^ _FIELDS))
             raise InvalidReference(f"The reference lacks, or has beyond what it should: {', '.join(wrong):.200}.")

@@ -7,32 +7,34 @@ no obstacle: vineyardd replaces it.
 
 Servers are started through ``sh``, in a session of their own: what kills a task with its process group does not reach
 the server that other tasks use. Their RPC is off: a server for one host has nothing to offer to others.
-What they print goes to ``PATH.log``.
+What they print goes to ``PATH.log``, and nowhere else.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import secrets
 import signal
 import stat
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Iterator, List, Optional, Sequence, Type, Union
+from typing import Dict, Iterator, List, Optional, Sequence, Type, Union
 
 from ._connection import Connection
 from ._io.deadline import Deadline
-from ._io.unix import UnixStream
+from ._io.unix import UnixStream, is_socket
 from ._wire.messages import InstanceStatus
 from .client import DEFAULT_TIMEOUT, Client
 from .exceptions import ConnectionFailed, ServerStartFailed, VineyardError
 
 __all__ = [
     "START_TIMEOUT",
+    "STOP_TIMEOUT",
     "EmbeddedServer",
     "connect",
     "default_socket",
@@ -40,17 +42,21 @@ __all__ = [
     "find_binary",
     "parse_size",
     "server_command",
+    "server_environment",
     "stop_server",
 ]
 
 # Seconds. A server is ready in half a second; reserving many gigabytes, or a host under load, takes longer.
 START_TIMEOUT = 60.0
 
+# Seconds. A server that is asked to end does so in some milliseconds, or hangs for a minute (seen with 0.24.2).
+STOP_TIMEOUT = 5.0
+
 _POLL = 0.02
 
 Size = Union[int, str, None]
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]i?)?B?\Z", re.IGNORECASE)
+_SIZE = re.compile(r"(\d{1,20}(?:\.\d+)?)\s*([KMGT]i?)?B?\Z", re.IGNORECASE)
 _UNITS = {"": 1, **{unit: 1000 ** (power + 1) for power, unit in enumerate("kmgt")}}
 _UNITS.update({f"{unit}i": 1024 ** (power + 1) for power, unit in enumerate("kmgt")})
 
@@ -91,7 +97,8 @@ def find_binary(name: str = "vineyardd") -> str:
 def default_socket() -> str:
     """Return the socket path of this user's own on-demand server."""
     folder = os.path.join(tempfile.gettempdir(), f"vineyard-{os.getuid()}")
-    os.makedirs(folder, mode=0o700, exist_ok=True)
+    with suppress(FileExistsError):  # made by us earlier, or by somebody else: that shows below
+        os.mkdir(folder, mode=0o700)
     status = os.lstat(folder)
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
         raise ServerStartFailed(
@@ -142,6 +149,11 @@ def server_command(socket: str, *, size: Size = None, reserve_memory: bool = Fal
     return [*command, "--reserve_memory=true"] if reserve_memory else command
 
 
+def server_environment() -> Dict[str, str]:
+    """Return the environment to run a server in: it would leave a log of its own in /tmp for each start."""
+    return {"GLOG_logtostderr": "1", **os.environ}
+
+
 # ---- is somebody there
 
 
@@ -150,13 +162,18 @@ def _open(socket: str, timeout: float) -> Connection:
 
 
 def _listens(socket: str) -> bool:
-    """Whether anything accepts connections at the path; what it is, shows when one registers."""
-    if not os.path.exists(socket):
-        return False
+    """Whether anything accepts connections at the path; what it is, shows when one registers.
+
+    Raises:
+        ConnectionFailed: something is there that no server could replace, such as a file or another user's socket.
+    """
     try:
         UnixStream.connect(socket, Deadline(DEFAULT_TIMEOUT)).close()
-    except ConnectionFailed:
-        return False
+    except ConnectionFailed as error:
+        missing = isinstance(error.__cause__, FileNotFoundError)
+        if missing or (isinstance(error.__cause__, ConnectionRefusedError) and is_socket(socket)):
+            return False
+        raise
     return True
 
 
@@ -204,10 +221,14 @@ def _wait_ready(socket: str, pid: int, log: str, deadline: Deadline) -> None:
         time.sleep(_POLL)
 
 
+# Empty lines, and the backtrace with which vineyardd ends after it has said what is wrong.
+_NOISE = re.compile(r"\s*(backtrace:|.* \+ 0x[0-9A-F]+)?\s*\Z")
+
+
 def _tail(log: str) -> str:
     try:
         with open(log, errors="replace") as file:
-            lines = [line.strip() for line in file.read()[-4000:].splitlines() if line.strip()]
+            lines = [line.strip() for line in file.read()[-4000:].splitlines() if not _NOISE.match(line)]
     except OSError as error:
         return f"cannot be read: {error.strerror}."
     return "ends with: " + " / ".join(lines[-6:]) if lines else "is empty."
@@ -219,8 +240,19 @@ def _tail(log: str) -> str:
 # server becomes init's child. $0 is the log.
 _DETACHED = '"$@" </dev/null >>"$0" 2>&1 & echo $!'
 
-# The server must not outlive the process that owns it, even a killed one: then sh reads the end of its pipe.
-_OWNED = '"$@" </dev/null >>"$0" 2>&1 & echo $!; read _; kill $!; wait $!'
+# The server must not outlive the process that owns it, even a killed one: then sh reads the end of its pipe. What goes
+# with the server is its socket, before it, so that it cannot be the socket of the next one there; and the folder $1, if
+# any. It is killed, for it has nothing to lose, and vineyardd may hang for a minute when it is asked to end.
+_OWNED = """
+folder=$1; shift
+"$@" </dev/null >>"$0" 2>&1 &
+echo $!
+read _
+rm -f "${0%.log}"
+kill -KILL $! 2>/dev/null
+wait $! 2>/dev/null
+test -z "$folder" || rm -rf "$folder"
+"""
 
 
 def _spawn(script: str, log: str, command: Sequence[str]) -> subprocess.Popen[str]:
@@ -231,6 +263,7 @@ def _spawn(script: str, log: str, command: Sequence[str]) -> subprocess.Popen[st
         start_new_session=True,
         text=True,
         cwd="/",
+        env=server_environment(),
     )
 
 
@@ -284,6 +317,7 @@ def ensure_server(
 
     Raises:
         ServerStartFailed: there is no vineyardd for this platform, or it did not become ready.
+        ConnectionFailed: there is something else at the path, or it is too long.
         ValueError: the size is none.
     """
     if _listens(socket):
@@ -300,7 +334,7 @@ def ensure_server(
         _wait_ready(socket, pid, log, deadline)
 
 
-def stop_server(socket: str, *, timeout: float = START_TIMEOUT) -> int:
+def stop_server(socket: str, *, timeout: float = STOP_TIMEOUT) -> int:
     """End the server that listens at the path; what it stored is gone with it.
 
     Args:
@@ -313,6 +347,7 @@ def stop_server(socket: str, *, timeout: float = START_TIMEOUT) -> int:
     Raises:
         ConnectionFailed: nobody listens there, or the process may not be ended by this user.
         ProtocolError: what listens there is not vineyardd; it is left alone.
+        UnsupportedVersion: it is older than this package knows; it is left alone, too.
     """
     stream = UnixStream.connect(socket, Deadline(DEFAULT_TIMEOUT))
     pid = stream.peer_pid
@@ -321,24 +356,28 @@ def stop_server(socket: str, *, timeout: float = START_TIMEOUT) -> int:
         raise ConnectionFailed(
             f"vineyardd at {socket} runs where this process cannot see it.", "End it in its own container or host."
         )
-    try:
-        os.kill(pid, signal.SIGTERM)
-    except ProcessLookupError:
-        return pid
-    except PermissionError as error:
-        raise ConnectionFailed(
-            f"vineyardd at {socket} is process {pid} of another user.", "Let that user end it."
-        ) from error
-    deadline = Deadline(timeout)
-    while _alive(pid) and not deadline.expired:
-        time.sleep(_POLL)
-    if _alive(pid):
-        os.kill(pid, signal.SIGKILL)
+    for request in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.kill(pid, request)
+        except ProcessLookupError:
+            return pid
+        except PermissionError as error:
+            raise ConnectionFailed(
+                f"vineyardd at {socket} is process {pid} of another user.", "Let that user end it."
+            ) from error
+        deadline = Deadline(timeout)
+        while not deadline.expired:
+            if not _alive(pid):
+                return pid
+            time.sleep(_POLL)
     return pid
 
 
 class EmbeddedServer:
     """A server that belongs to a program: it starts with ``with`` or ``start`` and ends with the program at the latest.
+
+    Only the process that started it can stop it. If that process is killed, the server ends with the last of the
+    children that it forked.
 
     ::
 
@@ -363,17 +402,16 @@ class EmbeddedServer:
         self._size = size
         self._reserve_memory = reserve_memory
         self._timeout = timeout
-        self._folder: Optional[tempfile.TemporaryDirectory[str]] = None
         self._shell: Optional[subprocess.Popen[str]] = None
-        self._socket = os.path.abspath(socket) if socket else None
+        self._owner = 0
+        # Its name is drawn here and the folder made when the server starts, so that one never started leaves nothing.
+        self._folder = "" if socket else os.path.join(tempfile.gettempdir(), f"vineyard-{secrets.token_hex(8)}")
+        self._socket = os.path.abspath(socket) if socket else os.path.join(self._folder, "vineyard.sock")
         self.pid = 0
 
     @property
     def socket(self) -> str:
         """The path of its IPC socket."""
-        if self._socket is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="vineyard-")
-            self._socket = os.path.join(self._folder.name, "vineyard.sock")
         return self._socket
 
     @property
@@ -387,6 +425,8 @@ class EmbeddedServer:
         Raises:
             ServerStartFailed: there is no vineyardd for this platform, it did not become ready, or somebody listens at
                 the socket already.
+            ConnectionFailed: there is something else at the path.
+            ValueError: the size is none.
         """
         command = server_command(self.socket, size=self._size, reserve_memory=self._reserve_memory)
         deadline = Deadline(self._timeout)
@@ -395,7 +435,8 @@ class EmbeddedServer:
                 raise ServerStartFailed(
                     f"A server listens at {self.socket} already.", "Connect to it, or choose another path."
                 )
-            self._shell = _spawn(_OWNED, self.log, command)
+            self._shell = _spawn(_OWNED, self.log, [self._folder, *command])
+            self._owner = os.getpid()
             try:
                 self.pid = _read_pid(self._shell)
                 _wait_ready(self.socket, self.pid, self.log, deadline)
@@ -406,12 +447,11 @@ class EmbeddedServer:
 
     def stop(self) -> None:
         """End it; idempotent. What it stored is gone, but values that were read stay valid."""
+        if self._shell is None or self._owner != os.getpid():
+            return
         shell, self._shell = self._shell, None
-        if shell is not None:
-            shell.communicate()  # closes the pipe that the shell reads
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = self._socket = None
+        # A line, since the end of the pipe does not show while a forked child has it open, too.
+        shell.communicate("\n")
 
     def __enter__(self) -> EmbeddedServer:
         """Start it."""

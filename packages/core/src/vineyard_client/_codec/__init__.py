@@ -51,7 +51,9 @@ def encode(value: object, *, token: bytes, allowed_classes: Sequence[str] = ()) 
     """
     stream, buffers = writer.dump(value, policy_for(tuple(allowed_classes)))
     chunks, nbytes = envelope.assemble(stream, buffers, token)
-    return Encoded(chunks, nbytes, envelope.buffers_at(stream, buffers), summary.type_name(value), summary.describe(value))
+    return Encoded(
+        chunks, nbytes, envelope.buffers_at(stream, buffers), summary.type_name(value), summary.describe(value)
+    )
 
 
 def decode(blob: memoryview, *, token: bytes, allowed_classes: Sequence[str] = ()) -> object:

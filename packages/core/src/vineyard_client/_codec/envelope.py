@@ -39,7 +39,17 @@ from typing import List, NamedTuple, Sequence, Tuple, Union
 
 from vineyard_client.exceptions import ObjectCorrupted, ObjectNotFound, UnsupportedVersion
 
-__all__ = ["ALIGNMENT", "CRC_LIMIT", "HEADER_SIZE", "Chunk", "Layout", "assemble", "buffers_at", "count_buffers", "parse"]
+__all__ = [
+    "ALIGNMENT",
+    "CRC_LIMIT",
+    "HEADER_SIZE",
+    "Chunk",
+    "Layout",
+    "assemble",
+    "buffers_at",
+    "count_buffers",
+    "parse",
+]
 
 Chunk = Union[bytes, memoryview]
 

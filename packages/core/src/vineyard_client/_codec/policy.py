@@ -120,7 +120,9 @@ class Policy:
         name = f"{module}.{qualname}"
         if "<" in qualname:
             raise _refused(
-                name, "it is defined inside a function, where no other process can find it", "Define it in a module."
+                name,
+                "it is a lambda or defined in a function, where no other process can find it",
+                "Define it in a module.",
             )
         self._check_name(module, name)
         found = _find(module, qualname, name)
@@ -158,7 +160,7 @@ class Policy:
     def _check_name(self, module: str, name: str) -> None:
         top = module.partition(".")[0]
         if (top in NEVER and name not in _HARMLESS) or module.endswith(".__main__"):
-            raise _refused(name, "it is one of those which are never stored, since they run, open or load things", "")
+            raise _refused(name, "it belongs to one process, or runs, opens or loads things, and is never stored")
         if name in self._exact:
             return
         if top in _standard_library():
@@ -181,7 +183,7 @@ class Policy:
                 raise _refused(name, "it is a class of classes")
             for base in thing.__mro__:
                 if base.__module__.partition(".")[0] in _NEVER_BASES:
-                    raise _refused(name, f"it derives from {qualified(base)}, which runs or loads things", "")
+                    raise _refused(name, f"it derives from {qualified(base)}, which runs or loads things")
         elif not isinstance(thing, (types.FunctionType, types.MethodType, types.BuiltinFunctionType)):
             raise _refused(name, f"it is neither a class nor a function but a {type(thing).__name__}")
         elif name not in self._exact:

@@ -11,16 +11,15 @@ of makers mean that the stored parts do not fit together.
 
 from __future__ import annotations
 
-import copyreg
 import io
 import pickle
-import sys
 from typing import Any, Dict, List, NoReturn, Tuple
 
 from vineyard_client.exceptions import ObjectCorrupted, UnsafeType, VineyardError
 
 from . import ops
 from .adapters import table
+from .adapters.common import refused, set_state
 from .policy import Policy, qualified
 from .verify import verify
 
@@ -118,31 +117,8 @@ class Reader:
         """Return a class that the policy allows; never a function."""
         found = self.find(module, qualname)
         if not isinstance(found, type):
-            raise UnsafeType(f"{module}.{qualname} is used as a class and is none.", "", f"{module}.{qualname}")
+            raise refused(f"it uses {module}.{qualname} as a class", f"{module}.{qualname}")
         return found
-
-
-def set_state(value: Any, state: Any) -> None:
-    """Set the state of an object of an allowed class as pickle would, but on this object only."""
-    cls = type(value)
-    setter = getattr(cls, "__setstate__", None)
-    if setter is not None:
-        setter(value, state)
-        return
-    slots = None
-    if type(state) is tuple and len(state) == 2:
-        state, slots = state
-    if state:
-        attributes = value.__dict__
-        for key, item in state.items():
-            attributes[sys.intern(key) if type(key) is str else key] = item
-    if slots:
-        declared = copyreg._slotnames(cls)  # type: ignore[attr-defined]
-        for key, item in slots.items():
-            if key not in declared:
-                raise ObjectCorrupted(f"The stored state of a {qualified(cls)} names {key!r}, which is no slot of it.")
-            # A frozen class refuses its own __setattr__.
-            object.__setattr__(value, key, item)
 
 
 def _unknown(name: Any) -> UnsafeType:
@@ -162,15 +138,11 @@ class _Unpickler(pickle.Unpickler):
         """Return an operation; there is nothing else."""
         if module == ops.__name__ and name in self._operations:
             return self._operations[name]
-        raise UnsafeType(
-            f"The stored value was refused: it names {module}.{name}, which a value of this package never does.",
-            "Somebody else wrote to the store: find out who, and do not read it by other means.",
-            f"{module}.{name}",
-        )
+        raise refused(f"it names {module}.{name}, which a value of this package never does", f"{module}.{name}")
 
     def persistent_load(self, pid: Any) -> NoReturn:
         """Refuse; ``verify`` has done so already."""
-        raise UnsafeType("The stored value was refused: it holds a persistent id.")
+        raise refused("it holds a persistent id", "persistent id")
 
 
 def load(stream: bytes, buffers: List[memoryview], policy: Policy) -> Any:

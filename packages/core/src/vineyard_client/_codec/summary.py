@@ -16,6 +16,7 @@ __all__ = ["LIMIT", "describe", "type_name"]
 LIMIT = 300
 _SAMPLE = 1000
 _COLUMNS_SHOWN = 6
+_COLUMNS_READ = 40
 
 
 def type_name(value: object) -> str:
@@ -24,7 +25,8 @@ def type_name(value: object) -> str:
     module = getattr(cls, "__module__", None) or ""
     name = cls.__qualname__
     package = module.partition(".")[0]
-    if module != package and getattr(sys.modules.get(package), name, None) is cls:
+    # Not getattr: modules warn about names that they are to lose.
+    if module != package and vars(sys.modules.get(package, object)).get(name) is cls:
         module = package
     return f"{module}.{name}" if module else name
 
@@ -77,21 +79,26 @@ def _shaped(value: Any, shape: Any) -> str:
 
 
 def _columns(value: Any) -> List[str] | None:
-    """Return ``name type`` of a table's columns, the middle of many left out; None if it has no named columns."""
+    """Return ``name type`` of a table's columns, the middle of many left out; None if it has no named columns.
+
+    Only the columns that can be shown are looked at: a frame may have thousands.
+    """
     schema = getattr(value, "schema", None)
-    if schema is not None and hasattr(schema, "names") and hasattr(schema, "types"):  # pyarrow
-        names, types = list(schema.names), schema.types
-    elif hasattr(value, "columns") and hasattr(value, "dtypes"):  # pandas, polars
-        names = list(value.columns)
-        dtypes = value.dtypes
-        types = dtypes if isinstance(dtypes, list) else list(dtypes.array if hasattr(dtypes, "array") else dtypes)
+    if hasattr(schema, "names") and hasattr(schema, "types"):  # pyarrow
+        count, names, types = len(schema.names), schema.names, schema.types
+    elif hasattr(value, "columns") and hasattr(value, "iloc"):  # pandas
+        count = len(value.columns)
+        shown = value if count <= _COLUMNS_READ else value.iloc[:, [*range(_COLUMNS_READ - 1), -1]]
+        names, types = list(shown.columns), list(shown.dtypes)
+    elif hasattr(value, "columns") and isinstance(getattr(value, "dtypes", None), list):  # polars
+        count, names, types = len(value.columns), value.columns, value.dtypes
     else:
         return None
-    shown = [f"{_label(name)} {kind}" for name, kind in zip(names, types)] if len(names) <= 200 else None
-    if shown is not None and len(", ".join(shown)) <= LIMIT - 40:
-        return shown
-    head = [f"{_label(name)} {kind}" for name, kind in islice(zip(names, types), _COLUMNS_SHOWN)]
-    return [*head, "…", f"{_label(names[-1])} {types[-1]}"]
+    texts = [f"{_label(name)} {kind}" for name, kind in islice(zip(names, types), _COLUMNS_READ)]
+    if count <= len(texts) and sum(map(len, texts)) + 2 * count <= LIMIT - 40:
+        return texts
+    last = f"{_label(names[-1])} {types[-1]}"
+    return [*texts[:_COLUMNS_SHOWN], "…", last]
 
 
 def _label(name: Any) -> str:

@@ -24,13 +24,13 @@ import functools
 import re
 from typing import Dict, List, Pattern
 
-from vineyard_client.exceptions import ObjectCorrupted, UnsafeType
+from .adapters.common import damaged, refused
 
 __all__ = ["verify"]
 
 # opcode -> how many bytes it takes in all, for those of a fixed length.
 _FIXED: Dict[int, int] = {
-    **dict.fromkeys(b"(.0" b"1N\x88\x89])}" b"ate" b"su\x8f\x90\x91\x93\x94\x85\x86\x87R\x97\x98", 1),
+    **dict.fromkeys(b"(.01N\x88\x89])}atesu\x8f\x90\x91\x93\x94\x85\x86\x87R\x97\x98", 1),
     **dict.fromkeys(b"Kh", 2),  # BININT1, BINGET
     **dict.fromkeys(b"M", 3),  # BININT2
     **dict.fromkeys(b"Jj", 5),  # BININT, LONG_BINGET
@@ -55,19 +55,6 @@ _LONGEST_BYTES = 16
 # The regular expression engine keeps a record per repetition until the match ends: this bounds its memory.
 _RUN = 4000
 _WORTH_COMPILING = 8192
-
-
-def _refuse(opcode: int, position: int) -> UnsafeType:
-    return UnsafeType(
-        f"The stored value was refused: its pickle stream has opcode 0x{opcode:02x} at byte {position}, which could run "
-        "code and which this package never writes.",
-        "Somebody else wrote to the store, or the value is damaged: find out who, and do not read it by other means.",
-        f"opcode 0x{opcode:02x}",
-    )
-
-
-def _damaged(what: str) -> ObjectCorrupted:
-    return ObjectCorrupted(f"The stored value is damaged: {what}.", "Have the task that made it run again.")
 
 
 def _counted(opcodes: bytes, longest: int) -> bytes:
@@ -99,7 +86,7 @@ def verify(stream: bytes) -> None:
         ObjectCorrupted: the stream is cut off, or its parts contradict each other.
     """
     if stream[:2] != _PROTOCOL:
-        raise _damaged("its pickle stream does not begin with protocol 5")
+        raise damaged("its pickle stream does not begin with protocol 5")
     end = len(stream)
     match = _runs().match if end >= _WORTH_COMPILING else None
     position = 2
@@ -125,14 +112,18 @@ def verify(stream: bytes) -> None:
                 boundary = after + int.from_bytes(stream[position + 1 : after], "little")
                 limit = end
                 if boundary == after or boundary > end:
-                    raise _damaged("a frame of its pickle stream is empty or reaches beyond the end")
+                    raise damaged("a frame of its pickle stream is empty or reaches beyond the end")
             else:
-                raise _refuse(opcode, position)
+                raise refused(
+                    f"its pickle stream has opcode 0x{opcode:02x} at byte {position}, which could run code and which "
+                    "this package never writes",
+                    f"opcode 0x{opcode:02x}",
+                )
         if after > limit:
-            raise _damaged("its pickle stream is cut off, or an opcode reaches beyond its frame")
+            raise damaged("its pickle stream is cut off, or an opcode reaches beyond its frame")
         position = after
         if opcode == _STOP:
             if position != end:
-                raise _damaged("its pickle stream goes on after its end")
+                raise damaged("its pickle stream goes on after its end")
             return
-    raise _damaged("its pickle stream has no end")
+    raise damaged("its pickle stream has no end")

@@ -15,7 +15,7 @@ import copyreg
 import io
 import pickle
 import types
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Set, Tuple
 
 from vineyard_client.exceptions import UnsafeType, VineyardError
 
@@ -51,16 +51,21 @@ class Writer:
         self.policy = policy
         self.buffers: List[memoryview] = []
         self.notes: Dict[Any, Any] = {}
+        # For buffers that are cut or filled when the whole value has been walked: what to do then, the identities of
+        # those that must stay out of band however small they are, and the objects, so that the identities hold.
         self.finish: List[Callable[[], None]] = []
+        self.out_of_band: Set[int] = set()
+        self.keep: List[Any] = []
         self.refused: Any = None
         self._reducers: Dict[type, Reducer] = {}
         self._names: Dict[Any, Tuple[str, str]] = {}
 
     def take_buffer(self, buffer: pickle.PickleBuffer) -> bool:
         """Keep a buffer for out of band; tell pickle to put a small one in band."""
-        with buffer.raw() as raw:
-            if raw.nbytes < IN_BAND_BELOW:
-                return True
+        if id(buffer) not in self.out_of_band:
+            with buffer.raw() as raw:
+                if raw.nbytes < IN_BAND_BELOW:
+                    return True
         self.buffers.append(buffer.raw())
         return False
 
@@ -145,7 +150,10 @@ def own_reduction(value: Any) -> Any:
 def translate(writer: Writer, reduced: Any) -> Tuple[Any, ...]:
     """Turn a ``__reduce__`` tuple that names classes and functions into one of our operations."""
     if not isinstance(reduced, tuple) or not 2 <= len(reduced) <= 6:
-        raise UnsafeType("A value cannot be stored: its __reduce__ returned neither a name nor a tuple of 2 to 6.")
+        raise UnsafeType(
+            "A value cannot be stored: its __reduce__ returned neither a name nor a tuple of 2 to 6.",
+            "Mend its __reduce__ method.",
+        )
     function, arguments, state, items, pairs, setter = (*reduced, None, None, None, None)[:6]
     head: Tuple[Any, ...]
     if function is copyreg.__newobj__:  # type: ignore[attr-defined]

@@ -1,16 +1,20 @@
 """The RPC endpoint of an instance on another host: a TCP stream that also carries whole blobs.
 
 A blob goes from the socket straight into the file behind the store's memory: with ``splice`` where Python has it (3.10,
-Linux), so that the bytes never enter this process, else through a buffer of a megabyte.
+Linux), so that the bytes never enter this process, else through a buffer of a megabyte. Each piece may take as long as
+the caller says; the whole may take for ever, as long as something comes.
+
+Every error of the socket is mapped here, and names the endpoint.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-import select
 import socket
-from contextlib import suppress
-from typing import Optional, Tuple
+import struct
+from contextlib import contextmanager, suppress
+from typing import Iterator, Optional, Tuple
 
 from ..exceptions import ConnectionFailed, DeadlineExceeded, InvalidReference, ProtocolError
 from .deadline import Deadline
@@ -25,6 +29,11 @@ _PIPE = 1 << 20
 
 _F_SETPIPE_SZ = 1031  # fcntl.F_SETPIPE_SZ, since Python 3.10
 
+# What splice fails with where a sandbox does not let it through or the file cannot take it.
+_NO_SPLICE = (errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP)
+
+_CUT = "See whether its host is up and the network between is whole."
+
 
 def split_endpoint(endpoint: str) -> Tuple[str, int]:
     """Return host and port of ``host:port`` or ``[address]:port``.
@@ -33,9 +42,11 @@ def split_endpoint(endpoint: str) -> Tuple[str, int]:
         InvalidReference: it has another form.
     """
     host, _, port = endpoint.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise InvalidReference(f"{endpoint!r} is no endpoint.", "An endpoint is host:port.")
-    return (host[1:-1] if host.startswith("[") and host.endswith("]") else host), int(port)
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    if not host or not (port.isascii() and port.isdigit()) or len(port) > 5 or not 0 < int(port) < 65536:
+        raise InvalidReference(f"{endpoint!r:.200} is no endpoint.", "An endpoint is host:port.")
+    return host, int(port)
 
 
 class TcpStream:
@@ -47,85 +58,95 @@ class TcpStream:
 
     @classmethod
     def connect(cls, endpoint: str, deadline: Deadline) -> TcpStream:
-        """Connect to an instance on another host.
+        """Connect to an instance on another host, at the first of its addresses that answers.
 
         Args:
             endpoint: ``host:port``.
-            deadline: for resolving the name and connecting.
+            deadline: for connecting; how long a name may take to resolve is the system's to say (man 5 resolv.conf).
 
         Raises:
+            InvalidReference: that is no endpoint.
             ConnectionFailed: the host is not known, not there, or nobody listens.
             DeadlineExceeded: it did not answer in time.
         """
+        host, port = split_endpoint(endpoint)
         try:
-            sock = socket.create_connection(split_endpoint(endpoint), timeout=deadline.remaining())
-        except socket.timeout as error:
-            raise DeadlineExceeded(
-                f"vineyardd at {endpoint} did not accept a connection within {deadline.timeout} s.",
-                "See whether the host is up and reachable from here.",
-            ) from error
-        except OSError as error:
+            addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, ValueError) as error:  # the latter from a name that cannot be one
             raise ConnectionFailed(
-                f"Cannot connect to vineyardd at {endpoint}: {error.strerror or error}.",
-                "See whether its host is up, its RPC is on, and the name resolves here; where it does not, say what to "
-                "advertise there.",
+                f"The name of vineyardd at {endpoint:.200} does not resolve here: {_reason(error)}.",
+                "Make it known here, or say there under which name or address other hosts reach it: "
+                'connect(endpoint="host:port").',
             ) from error
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return cls(sock, endpoint)
+        refusal: OSError = socket.timeout("timed out")
+        for family, kind, protocol, _, address in addresses:
+            sock = socket.socket(family, kind, protocol)
+            try:
+                # Zero would mean to not wait at all.
+                sock.settimeout(None if deadline.timeout is None else max(deadline.remaining() or 0, 0.001))
+                sock.connect(address)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                return cls(sock, endpoint)
+            except OSError as error:
+                sock.close()
+                refusal = error
+            except BaseException:
+                sock.close()
+                raise
+            if deadline.expired:
+                break
+        if isinstance(refusal, socket.timeout):
+            raise DeadlineExceeded(
+                f"vineyardd at {endpoint} did not accept a connection within {deadline.timeout} s.", _CUT
+            ) from refusal
+        raise ConnectionFailed(
+            f"Cannot connect to vineyardd at {endpoint}: {_reason(refusal)}.",
+            "See whether its host is up and its RPC is on (vineyardd --rpc=true).",
+        ) from refusal
 
     @property
     def peer(self) -> str:
         """The endpoint."""
         return self._endpoint
 
+    @contextmanager
+    def _errors(self, seconds: Optional[float]) -> Iterator[None]:
+        """Map what the socket raises while somebody waits for it, for so many seconds at most."""
+        try:
+            yield
+        except ConnectionFailed:
+            raise
+        except (socket.timeout, BlockingIOError) as error:
+            raise DeadlineExceeded(
+                f"vineyardd at {self._endpoint} sent or took nothing for {seconds} s.",
+                "See whether it hangs, or the network between is cut.",
+            ) from error
+        except OSError as error:
+            raise ConnectionFailed(
+                f"The connection to vineyardd at {self._endpoint} broke: {_reason(error)}.", _CUT
+            ) from error
+
     def send(self, data: bytes, deadline: Deadline) -> None:
         """Send all of ``data``."""
-        try:
+        with self._errors(deadline.timeout):
             self._socket.settimeout(deadline.remaining())
             self._socket.sendall(data)
-        except OSError as error:
-            raise self._broken(error, deadline) from error
 
     def receive(self, nbytes: int, deadline: Deadline) -> bytes:
         """Return exactly ``nbytes`` bytes, and take no byte more from the stream."""
         received = bytearray()
-        try:
+        with self._errors(deadline.timeout):
             while len(received) < nbytes:
                 self._socket.settimeout(deadline.remaining())
                 data = self._socket.recv(min(nbytes - len(received), _PIPE))
                 if not data:
                     raise self._gone()
                 received += data
-        except ConnectionFailed:
-            raise
-        except OSError as error:
-            raise self._broken(error, deadline) from error
         return bytes(received)
 
     def receive_fd(self, deadline: Deadline) -> OwnedFD:
         """Refuse: TCP carries no file descriptors."""
         raise ProtocolError(f"vineyardd at {self._endpoint} announced a file descriptor over TCP.")
-
-    def receive_into_file(self, fd: int, offset: int, nbytes: int, stall: Optional[float]) -> None:
-        """Move the next ``nbytes`` bytes of the stream into a file.
-
-        Args:
-            fd: the file.
-            offset: where in it.
-            nbytes: how many.
-            stall: seconds for which nothing may come; None is for ever.
-
-        Raises:
-            DeadlineExceeded: nothing came for that long.
-            ConnectionFailed: the stream ended early, or the file took no more.
-        """
-        move = self._splice if hasattr(os, "splice") else self._copy
-        try:
-            move(fd, offset, nbytes, stall)
-        except ConnectionFailed:
-            raise
-        except OSError as error:
-            raise self._broken(error, Deadline(stall)) from error
 
     def receive_into(self, target: memoryview, stall: Optional[float]) -> None:
         """Move the next bytes of the stream into memory of this process until it is full.
@@ -138,72 +159,105 @@ class TcpStream:
             DeadlineExceeded: nothing came for that long.
             ConnectionFailed: the stream ended early.
         """
-        try:
+        with self._errors(stall):
             self._socket.settimeout(stall)
             while target:
                 count = self._socket.recv_into(target)
                 if not count:
                     raise self._gone()
                 target = target[count:]
-        except ConnectionFailed:
-            raise
-        except OSError as error:
-            raise self._broken(error, Deadline(stall)) from error
 
-    def _splice(self, fd: int, offset: int, nbytes: int, stall: Optional[float]) -> None:
+    def receive_into_file(self, fd: int, offset: int, nbytes: int, stall: Optional[float]) -> None:
+        """Move the next ``nbytes`` bytes of the stream into a file.
+
+        Args:
+            fd: the file.
+            offset: where in it.
+            nbytes: how many.
+            stall: seconds for which nothing may come; None is for ever.
+
+        Raises:
+            DeadlineExceeded: nothing came for that long.
+            ConnectionFailed: the stream ended early, or the file took no more; the message tells which.
+        """
+        done = self._splice(fd, offset, nbytes, stall) if hasattr(os, "splice") else 0
+        if done < nbytes:
+            self._copy(fd, offset + done, nbytes - done, stall)
+
+    def _splice(self, fd: int, offset: int, nbytes: int, stall: Optional[float]) -> int:
+        """Return how many bytes were moved: all of them, or none where splice does not work."""
         import fcntl
 
-        poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
-        self._socket.setblocking(False)
+        done = 0
         reader, writer = os.pipe()
         try:
             with suppress(PermissionError):  # then the default, 64 KiB, does
                 fcntl.fcntl(writer, _F_SETPIPE_SZ, _PIPE)
-            while nbytes:
+            with self._errors(stall):
+                self._wait_in_kernel(stall)
+            while done < nbytes:
                 try:
-                    count = os.splice(self._socket.fileno(), writer, min(nbytes, _PIPE))
-                except BlockingIOError:
-                    if not poll.poll(None if stall is None else stall * 1000):
-                        raise socket.timeout("timed out") from None
-                    continue
+                    with self._errors(stall):
+                        count = os.splice(self._socket.fileno(), writer, min(nbytes - done, _PIPE))
+                except ConnectionFailed as error:
+                    if done or getattr(error.__cause__, "errno", None) not in _NO_SPLICE:
+                        raise
+                    return 0
                 if not count:
                     raise self._gone()
-                nbytes -= count
                 while count:
-                    moved = os.splice(reader, fd, count, offset_dst=offset)
+                    with self._file_errors(nbytes):
+                        moved = os.splice(reader, fd, count, offset_dst=offset + done)
                     count -= moved
-                    offset += moved
+                    done += moved
         finally:
             os.close(reader)
             os.close(writer)
+        return done
+
+    def _wait_in_kernel(self, stall: Optional[float]) -> None:
+        """Let system calls on the socket wait by themselves.
+
+        A socket with a timeout of Python's never waits in the kernel, and splice would need a poll before each call.
+        """
+        self._socket.settimeout(None)
+        microseconds = 0 if stall is None else max(1, int(stall * 1_000_000))
+        timeval = struct.pack("@ll", *divmod(microseconds, 1_000_000))
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
 
     def _copy(self, fd: int, offset: int, nbytes: int, stall: Optional[float]) -> None:
         buffer = memoryview(bytearray(min(nbytes, _PIPE)))
-        while nbytes:
-            self._socket.settimeout(stall)
-            count = self._socket.recv_into(buffer, min(nbytes, len(buffer)))
+        end = offset + nbytes
+        while offset < end:
+            piece = buffer[: end - offset]
+            with self._errors(stall):
+                self._socket.settimeout(stall)
+                count = self._socket.recv_into(piece)
             if not count:
                 raise self._gone()
-            offset += write_all(fd, offset, [buffer[:count]])
-            nbytes -= count
+            with self._file_errors(nbytes):
+                offset += write_all(fd, offset, [piece[:count]])
+
+    @contextmanager
+    def _file_errors(self, nbytes: int) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise ConnectionFailed(
+                f"Of {nbytes} bytes from {self._endpoint} not all could be written into the store's memory here: "
+                f"{_reason(error)}.",
+                "See whether this host has memory left for the store.",
+            ) from error
 
     def close(self) -> None:
         """Close the socket; idempotent."""
         self._socket.close()
 
-    def _broken(self, error: OSError, deadline: Deadline) -> ConnectionFailed:
-        if isinstance(error, socket.timeout):
-            return DeadlineExceeded(
-                f"vineyardd at {self._endpoint} sent nothing for {deadline.timeout} s.",
-                "See whether its host hangs or the network between is cut.",
-            )
-        return ConnectionFailed(
-            f"The connection to vineyardd at {self._endpoint} broke: {error.strerror or error}.",
-            "See whether its host is up.",
-        )
-
     def _gone(self) -> ConnectionFailed:
         return ConnectionFailed(
             f"vineyardd at {self._endpoint} closed the connection.", "It stopped or crashed: see its log."
         )
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)

@@ -15,7 +15,7 @@ from ..exceptions import ConnectionFailed, DeadlineExceeded, ProtocolError
 from .deadline import Deadline
 from .fds import OwnedFD
 
-__all__ = ["MAX_PATH", "UnixStream"]
+__all__ = ["MAX_PATH", "UnixStream", "is_socket"]
 
 # sockaddr_un.sun_path holds 108 bytes on Linux and 104 on macOS, the closing zero included (man 7 unix).
 MAX_PATH = 107 if os.uname().sysname == "Linux" else 103
@@ -65,7 +65,7 @@ class UnixStream:
                     f"vineyardd at {path} did not accept a connection within {deadline.timeout} s."
                 ) from error
             number = error.errno or 0
-            if number == errno.ECONNREFUSED and not _is_socket(path):
+            if number == errno.ECONNREFUSED and not is_socket(path):
                 number = errno.ENOTSOCK  # Linux refuses a plain file and a folder like a socket without a listener
             raise ConnectionFailed(
                 f"Cannot connect to vineyardd at {path}: {error.strerror or error}.", _CONNECT_HINTS.get(number, "")
@@ -159,8 +159,9 @@ class UnixStream:
         )
 
 
-def _is_socket(path: str) -> bool:
+def is_socket(path: str) -> bool:
+    """Tell whether a path that refused a connection is a socket, as one is that went away meanwhile."""
     try:
         return stat.S_ISSOCK(os.stat(path).st_mode)
     except OSError:
-        return True  # it went away meanwhile: then it was one that nobody listened at any more
+        return True

@@ -52,6 +52,8 @@ _MODULES: Dict[str, Tuple[str, str]] = {
     "pyarrow": ("arrow_data", "install"),
     "polars": ("polars_frames", "install"),
     "scipy": ("scipy_sparse", "install"),
+    "torch": ("torch_tensors", "install"),
+    "xarray": ("xarray_objects", "install"),
     "pytz": ("time_zones", "install_pytz"),
     "dateutil": ("time_zones", "install_dateutil"),
 }

@@ -32,10 +32,11 @@ _PLAIN = (
     "large_binary date32 date64 month_day_nano_interval string_view binary_view"
 ).split()
 _DECIMALS = ("decimal128", "decimal256", "decimal32", "decimal64")
-# Extension types of other packages that are plain data, and the versions of them they were seen in.
-_KNOWN_EXTENSIONS: Dict[str, Tuple[str, str]] = {
-    "ArrowPeriodType": ("pandas.core.arrays.arrow.extension_types", "pandas 1.5 - 3.1"),
-    "ArrowIntervalType": ("pandas.core.arrays.arrow.extension_types", "pandas 1.5 - 3.1"),
+# Extension types of other packages that are plain data, and where they are defined: pandas 1.1 - 3.1.
+_PANDAS = ("pandas.core.arrays.arrow.extension_types", "pandas.core.arrays._arrow_utils")
+_KNOWN_EXTENSIONS: Dict[str, Tuple[str, ...]] = {
+    "ArrowPeriodType": _PANDAS,
+    "ArrowIntervalType": _PANDAS,
 }
 
 
@@ -126,8 +127,8 @@ def _extension_spec(writer: Writer, dtype: Any) -> Any:
         if name == "JsonType":
             return "json_", storage
         if name in ("UuidType", "Bool8Type"):
-            return ("uuid" if name == "UuidType" else "bool8"),
-    elif name in _KNOWN_EXTENSIONS and cls.__module__ == _KNOWN_EXTENSIONS[name][0]:
+            return (("uuid" if name == "UuidType" else "bool8"),)
+    elif cls.__module__ in _KNOWN_EXTENSIONS.get(name, ()):
         return "extension", "", name, storage, dtype.__arrow_ext_serialize__()
     elif isinstance(dtype, pa.ExtensionType):
         return "extension", *writer.name_of(cls), storage, dtype.__arrow_ext_serialize__()
@@ -199,10 +200,19 @@ def _make_extension(reader: Reader, kind: str, parts: List[Any]) -> Any:
     if module:
         cls = reader.find_class(module, name)
     else:
-        cls = getattr(importlib.import_module(_KNOWN_EXTENSIONS[name][0]), name)
+        cls = _known_extension(name)
     if not issubclass(cls, pa.ExtensionType) or type(serialized) is not bytes:
         raise damaged(f"{name} is no Arrow extension type")
     return cls.__arrow_ext_deserialize__(make_type(reader, storage), serialized)
+
+
+def _known_extension(name: Any) -> Any:
+    for module in _KNOWN_EXTENSIONS.get(name, ()):
+        try:
+            return getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError):
+            continue  # versions differ in where it is
+    raise damaged(f"{name!r} is no known extension type")
 
 
 def _constructor(kind: str) -> Any:

@@ -22,7 +22,7 @@ from vineyard_client.exceptions import UnsafeType
 
 from ..ops import FILL, MAKE
 from ..policy import qualified
-from .common import by_attributes, by_call, checked, checked_callable, damaged, from_text
+from .common import by_attributes, by_call, checked, checked_callable, damaged, from_text, refused
 
 if TYPE_CHECKING:
     from ..reader import Reader
@@ -165,7 +165,7 @@ def _enum_class(reader: Reader, module: str, name: str) -> Any:
         return getattr(importlib.import_module(home), name.rpartition(".")[2])
     cls = reader.find_class(module, name)
     if not issubclass(cls, enum.Enum):
-        raise UnsafeType(f"{module}.{name} is used as an enumeration and is none.", "", f"{module}.{name}")
+        raise refused(f"it uses {module}.{name} as an enumeration", f"{module}.{name}")
     return cls
 
 
@@ -194,7 +194,7 @@ def _reduce_exception(writer: Writer, value: BaseException) -> Tuple[Any, ...]:
 def _make_exception(reader: Reader, module: str, qualname: str, arguments: Any) -> BaseException:
     cls = reader.find_class(module, qualname) if module else getattr(builtins, checked(qualname, str), None)
     if not isinstance(cls, type) or not issubclass(cls, BaseException):
-        raise UnsafeType(f"{qualname} is used as an exception and is none.", "", str(qualname))
+        raise refused(f"it uses {qualname} as an exception", str(qualname))
     # As BaseException does it, past the class's own __init__, whose arguments need not be those in args.
     value: BaseException = cls.__new__(cls, *arguments)
     base: Any = next(base for base in cls.__mro__ if base.__module__ == "builtins")

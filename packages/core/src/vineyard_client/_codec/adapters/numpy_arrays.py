@@ -21,7 +21,7 @@ from vineyard_client.exceptions import UnsafeType
 
 from ..ops import FILL, MAKE
 from ..policy import qualified
-from .common import damaged
+from .common import damaged, refused
 
 if TYPE_CHECKING:
     from ..reader import Reader
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 np: Any = None  # set by install(): this module is loaded for values of numpy only
 
-# Subclasses of numpy's own, which differ from an array in behaviour but not in content: name -> where it is defined, in
-# the versions it was seen in.
+# Subclasses of numpy's own, which differ from an array in behaviour but not in content -> where they are defined, in
+# numpy 1.17 - 2.5. (numpy.chararray itself warns from 2.5 on.)
 _VIEWS: Dict[str, Tuple[str, ...]] = {
-    "matrix": ("numpy",),  # 1.17 - 2.5
-    "recarray": ("numpy",),  # 1.17 - 2.5
-    "chararray": ("numpy", "numpy.char"),  # 1.17 - 2.4, and from there on in numpy.char only
+    "matrix": ("numpy",),
+    "recarray": ("numpy",),
+    "chararray": ("numpy._core.defchararray", "numpy.core.defchararray"),
 }
 # Element types of other packages that register with numpy: 0.2 - 0.5 of ml_dtypes.
 _FOREIGN_DTYPES = frozenset(
@@ -52,6 +52,10 @@ _ABSTRACT = "generic number integer signedinteger unsignedinteger inexact floati
 _BIT_GENERATORS = frozenset(["MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64"])
 
 
+# Kinds of element whose ``dtype.str`` says all; the commonest way to spell one.
+_PLAIN = frozenset("?bBhHiIefdgFDG")
+
+
 # --- dtypes ----------------------------------------------------------------------------------------------------------
 
 
@@ -59,6 +63,8 @@ def dtype_spec(dtype: Any) -> Any:
     """Spell a dtype out in plain data."""
     if dtype.metadata:
         return "metadata", dtype_spec(_without_metadata(dtype)), dict(dtype.metadata)
+    if dtype.char in "lLqQ" and np.dtype(dtype.str).char != dtype.char:
+        return "char", dtype.char, dtype.byteorder  # two integer types of C have the same size
     if dtype.isbuiltin == 1 or (dtype.names is None and dtype.subdtype is None and dtype.kind in "biufcmMSUVO"):
         if dtype.isbuiltin != 2 and dtype.type is getattr(np, "record", None):
             return "record", dtype.str
@@ -127,6 +133,11 @@ def make_dtype(spec: Any) -> Any:
     if kind == "string":
         options = {"na_object": parts[0][0]} if parts[0] else {}
         return np.dtypes.StringDType(coerce=bool(parts[1]), **options)
+    if kind == "char":
+        char, order = parts
+        if char not in "lLqQ":
+            raise damaged(f"{char!r} is no integer type")
+        return np.dtype(char).newbyteorder(order)
     if kind == "record":
         return np.dtype((np.record, np.dtype(parts[0])))
     if kind == "foreign" and parts[0] in _FOREIGN_DTYPES:
@@ -155,7 +166,7 @@ def plain(array: Any) -> Any:
     if dtype.hasobject or dtype.kind == "T":
         return None
     flags = array.flags
-    spec = dtype.str if dtype.isbuiltin == 1 and not dtype.metadata else dtype_spec(dtype)
+    spec = dtype.str if dtype.isbuiltin == 1 and dtype.char in _PLAIN and not dtype.metadata else dtype_spec(dtype)
     shape = array.shape
     if flags.c_contiguous:
         return _flat(array, flags.writeable), spec, shape, None
@@ -302,7 +313,7 @@ def _reduce_subclass(writer: Writer, array: Any) -> Tuple[Any, ...]:
     cls = type(array)
     if cls is np.memmap:
         return _reduce_array(writer, _base_array(array))
-    if cls.__name__ in _VIEWS and any(cls is _view_class(cls.__name__, module) for module in _VIEWS[cls.__name__]):
+    if cls.__name__ in _VIEWS and cls is _view_class(cls.__name__):
         return MAKE, ("numpy.view", "", cls.__name__, _base_array(array)), None
     if cls.__reduce__ is not np.ndarray.__reduce__ or cls.__setstate__ is not np.ndarray.__setstate__:
         from ..writer import reduce_instance
@@ -313,8 +324,13 @@ def _reduce_subclass(writer: Writer, array: Any) -> Tuple[Any, ...]:
     return MAKE, head, ("numpy.view", dict(getattr(array, "__dict__", {}))), None, None, FILL
 
 
-def _view_class(name: str, module: str) -> Any:
-    return getattr(importlib.import_module(module), name, None)
+def _view_class(name: str) -> Any:
+    for module in _VIEWS[name]:
+        try:
+            return getattr(importlib.import_module(module), name)
+        except ImportError:
+            continue  # numpy 1 and 2 differ
+    raise damaged(f"numpy has no {name}")
 
 
 def _make_view(reader: Reader, module: str, qualname: str, array: Any) -> Any:
@@ -323,8 +339,7 @@ def _make_view(reader: Reader, module: str, qualname: str, array: Any) -> Any:
     if module:
         cls = reader.find_class(module, qualname)
     else:
-        found = [_view_class(qualname, home) for home in _VIEWS[qualname]]
-        cls = next(candidate for candidate in found if candidate is not None)
+        cls = _view_class(qualname)
     if not issubclass(cls, np.ndarray):
         raise damaged(f"{qualname} is no kind of array")
     return array.view(cls)
@@ -332,7 +347,7 @@ def _make_view(reader: Reader, module: str, qualname: str, array: Any) -> Any:
 
 def _fill_view(reader: Reader, array: Any, attributes: Any) -> None:
     if not isinstance(array, np.ndarray) or not reader.allows(type(array)):
-        raise UnsafeType(f"The stored value sets attributes of a {qualified(type(array))}.", "", "")
+        raise refused(f"it sets attributes of a {qualified(type(array))}", qualified(type(array)))
     vars(array).update(attributes)
 
 
@@ -408,7 +423,11 @@ def _reduce_generator(writer: Writer, value: Any) -> Tuple[Any, ...]:
     generator = value.bit_generator
     name = type(generator).__name__
     if name not in _BIT_GENERATORS:
-        raise UnsafeType(f"A random generator on {qualified(type(generator))} cannot be stored.", "", name)
+        raise UnsafeType(
+            f"A random generator on {qualified(type(generator))} cannot be stored.",
+            "Use one of numpy's own, such as numpy.random.PCG64.",
+            qualified(type(generator)),
+        )
     return MAKE, ("numpy.Generator", name, generator.state)
 
 
@@ -429,7 +448,9 @@ def _reduce_random_state(writer: Writer, value: Any) -> Tuple[Any, ...]:
 
 
 def _make_random_state(reader: Reader, state: Any) -> Any:
-    random = np.random.RandomState(_bit_generator(state["bit_generator"], {k: state[k] for k in ("bit_generator", "state")}))
+    random = np.random.RandomState(
+        _bit_generator(state["bit_generator"], {k: state[k] for k in ("bit_generator", "state")})
+    )
     random.set_state(state)
     return random
 

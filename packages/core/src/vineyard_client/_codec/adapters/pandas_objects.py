@@ -16,11 +16,12 @@ import importlib
 import types
 from typing import TYPE_CHECKING, Any, Dict, List, Tuple
 
-from vineyard_client.exceptions import ObjectCorrupted, UnsafeType, UnsupportedVersion
+from vineyard_client.exceptions import UnsafeType, UnsupportedVersion
 
 from ..ops import FILL, MAKE
 from ..policy import qualified
 from . import numpy_arrays
+from .common import damaged, refused
 
 if TYPE_CHECKING:
     from ..reader import Reader
@@ -108,7 +109,6 @@ NAMES: Dict[str, Tuple[str, Tuple[str, ...], str]] = {
     "Period": ("call", (f"{_TS}.period:Period",), "1.1 - 3.1"),
     "Interval": ("call", ("pandas._libs.interval:Interval",), "1.1 - 3.1"),
     # offsets
-    "DateOffset": ("new", (f"{_OFFSETS}:DateOffset",), "1.1 - 3.1"),
     **{
         name: ("call", (f"{_OFFSETS}:{name}",), "1.1 - 3.1")
         for name in (
@@ -139,7 +139,7 @@ _names: Dict[Any, str] = {}
 def _lookup(name: str, kind: str) -> Any:
     row = NAMES.get(name)
     if row is None or row[0] != kind:
-        raise ObjectCorrupted(f"The stored value is damaged: pandas has no {name!r} that is made by {kind!r}.")
+        raise damaged(f"pandas has no {name!r} that is made by {kind!r}")
     found = _found.get(name)
     if found is None:
         raise UnsupportedVersion(
@@ -171,7 +171,14 @@ def _reduce(writer: Writer, value: Any) -> Tuple[Any, ...]:
         if state is not None:
             raise _unknown(cls)
         return MAKE, ("pandas.call", name, tuple(parts))
-    return MAKE, ("pandas.new", name), ("pandas.state", state), None, None, FILL
+    return MAKE, ("pandas.new", name), ("pandas.state", _without_cache(state)), None, None, FILL
+
+
+def _without_cache(state: Any) -> Any:
+    """Leave out what pandas has computed already, and would compute again: classes among it."""
+    if type(state) is dict:
+        return {**state, "_cache": {}} if state.get("_cache") else state
+    return tuple(map(_without_cache, state)) if type(state) is tuple else state
 
 
 def _unknown(cls: Any) -> UnsafeType:
@@ -202,13 +209,13 @@ def _make_new(reader: Reader, name: str) -> Any:
         # The constructor in C, past those in Python that want the array's content.
         if isinstance(create, types.BuiltinFunctionType):
             return create(cls)
-    raise ObjectCorrupted(f"The stored value is damaged: a {name} cannot be made empty.")
+    raise damaged(f"a {name} cannot be made empty")
 
 
 def _fill_state(reader: Reader, value: Any, state: Any) -> None:
     cls = type(value)
     if NAMES.get(_names.get(cls, ""), ("",))[0] != "new":
-        raise UnsafeType(f"The stored value sets the state of a {qualified(cls)}.", "", qualified(cls))
+        raise refused(f"it sets the state of a {qualified(cls)}", qualified(cls))
     for setter in ("__setstate__", "__setstate_cython__"):
         if hasattr(cls, setter):
             getattr(value, setter)(state)
@@ -219,13 +226,13 @@ def _fill_state(reader: Reader, value: Any, state: Any) -> None:
 
 def _reduce_arrow_array(writer: Writer, array: Any) -> Tuple[Any, ...]:
     # pandas' own state joins the chunks, a copy.
-    state = {**vars(array), **({"_cache": {}} if "_cache" in vars(array) else {})}
+    state = _without_cache(dict(vars(array)))
     return MAKE, ("pandas.new", _names[type(array)]), ("pandas.attributes", state), None, None, FILL
 
 
 def _fill_attributes(reader: Reader, array: Any, state: Dict[str, Any]) -> None:
     if type(array) not in _names or not _names[type(array)].startswith("Arrow") or "_dtype" in vars(array):
-        raise UnsafeType(f"The stored value sets attributes of a {qualified(type(array))}.", "", "")
+        raise refused(f"it sets attributes of a {qualified(type(array))}", qualified(type(array)))
     vars(array).update(state)
 
 
@@ -244,6 +251,15 @@ def _reduce_string_dtype(writer: Writer, dtype: Any) -> Tuple[Any, ...]:
     if own and isinstance(getattr(dtype, "_na_value", None), float):
         own += (dtype._na_value,)
     return MAKE, ("pandas.call", "StringDtype", own)
+
+
+def _reduce_date_offset(writer: Writer, offset: Any) -> Tuple[Any, ...]:
+    # Its own state loses what a weekday was given as.
+    return MAKE, ("pandas.DateOffset", offset.n, offset.normalize, dict(offset.kwds))
+
+
+def _make_date_offset(reader: Reader, n: int, normalize: bool, keywords: Dict[str, Any]) -> Any:
+    return pd.DateOffset(n, normalize, **keywords)
 
 
 # --- frames and series -----------------------------------------------------------------------------------------------
@@ -285,7 +301,7 @@ def _make_frame(reader: Reader, module: str, qualname: str) -> Any:
     if module:
         cls = reader.find_class(module, qualname)
         if not issubclass(cls, (pd.DataFrame, pd.Series)):
-            raise UnsafeType(f"{module}.{qualname} is used as a frame and is none.", "", f"{module}.{qualname}")
+            raise refused(f"it uses {module}.{qualname} as a frame", f"{module}.{qualname}")
     else:
         cls = {"DataFrame": pd.DataFrame, "Series": pd.Series}[qualname]
     return cls.__new__(cls)
@@ -296,12 +312,12 @@ def _fill_frame(reader: Reader, frame: Any, content: Any) -> None:
     if cls not in (pd.DataFrame, pd.Series) and not (
         isinstance(frame, (pd.DataFrame, pd.Series)) and reader.allows(cls)
     ):
-        raise UnsafeType(f"The stored value sets the blocks of a {qualified(cls)}.", "", qualified(cls))
+        raise refused(f"it sets the blocks of a {qualified(cls)}", qualified(cls))
     axes, parts, state = content
     if "_mgr" in vars(frame) or any(key.startswith("__") for key in state):
-        raise ObjectCorrupted("The stored value is damaged: a frame is filled twice or has strange attributes.")
+        raise damaged("a frame is filled twice or has strange attributes")
     if not all(isinstance(axis, pd.Index) for axis in axes):
-        raise ObjectCorrupted("The stored value is damaged: an axis of a frame is no index.")
+        raise damaged("an axis of a frame is no index")
     internals = importlib.import_module("pandas.core.internals")
     ndim = len(axes)
     blocks: List[Any] = []
@@ -309,13 +325,13 @@ def _fill_frame(reader: Reader, frame: Any, content: Any) -> None:
         if type(values) is tuple:
             values = numpy_arrays.unplain(values)
         elif not isinstance(values, (np.ndarray, pd.api.extensions.ExtensionArray)):
-            raise ObjectCorrupted(f"The stored value is damaged: a {qualified(type(values))} is a block of a frame.")
+            raise damaged(f"a {qualified(type(values))} is a block of a frame")
         if type(place) is tuple:
             place = slice(*place)
         blocks.append(_new_block(values, place, ndim))
     if ndim == 1:
         if len(blocks) != 1 or len(blocks[0].values) != len(axes[0]):
-            raise ObjectCorrupted("The stored value is damaged: a series and its index differ in length.")
+            raise damaged("a series and its index differ in length")
         manager = internals.SingleBlockManager(blocks[0], axes[0])
     else:
         manager = internals.BlockManager(tuple(blocks), axes, True)  # verify_integrity, once do_integrity_check
@@ -366,6 +382,7 @@ def install(table: Table) -> None:
             table.reducers[_found[name]] = _reduce_arrow_array
     table.reducers[_found["StringDtype"]] = _reduce_string_dtype
     table.reducers[type(pd.NaT)] = table.reducers[type(pd.NA)] = _reduce_constant
+    table.reducers[pd.DateOffset] = _reduce_date_offset
     table.bases[pd.DataFrame] = table.bases[pd.Series] = _reduce_frame
     table.reducers[pd.DataFrame] = table.reducers[pd.Series] = _reduce_frame
     table.makers.update(
@@ -374,9 +391,12 @@ def install(table: Table) -> None:
             "pandas.call": _make_call,
             "pandas.new": _make_new,
             "pandas.constant": _make_constant,
+            "pandas.DateOffset": _make_date_offset,
             "pandas.frame": _make_frame,
         }
     )
-    table.fillers.update({"pandas.state": _fill_state, "pandas.attributes": _fill_attributes, "pandas.frame": _fill_frame})
+    table.fillers.update(
+        {"pandas.state": _fill_state, "pandas.attributes": _fill_attributes, "pandas.frame": _fill_frame}
+    )
     for cls in (pd.DataFrame, pd.Series, pd.Timestamp, pd.Timedelta, pd.Period, pd.Interval):
         table.value(f"pandas.{cls.__name__}", cls)

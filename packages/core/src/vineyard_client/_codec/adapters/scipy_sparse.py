@@ -27,10 +27,9 @@ _classes: Dict[str, Any] = {}
 
 def _reduce(writer: Writer, value: Any) -> Tuple[Any, ...]:
     name = type(value).__name__
-    items = None
-    if isinstance(value, dict):  # the dictionary of keys before 1.12 is one
-        items = iter(list(dict.items(value)))
-    return MAKE, ("scipy.sparse", name), ("scipy.sparse", dict(vars(value))), None, items, FILL
+    # The dictionary of keys is a dict itself before 1.12.
+    items = list(dict.items(value)) if isinstance(value, dict) else []
+    return MAKE, ("scipy.sparse", name), ("scipy.sparse", (dict(vars(value)), items)), None, None, FILL
 
 
 def _make(reader: Reader, name: Any) -> Any:
@@ -40,10 +39,13 @@ def _make(reader: Reader, name: Any) -> Any:
     return cls.__new__(cls)
 
 
-def _fill(reader: Reader, value: Any, attributes: Dict[str, Any]) -> None:
+def _fill(reader: Reader, value: Any, state: Any) -> None:
+    attributes, items = state
     if _classes.get(type(value).__name__) is not type(value) or vars(value):
         raise damaged(f"a {type(value).__name__} is filled as a sparse matrix")
     vars(value).update(attributes)
+    if items:
+        dict.update(value, items)
     check = getattr(value, "check_format", None)
     if check is not None:
         check(full_check=False)

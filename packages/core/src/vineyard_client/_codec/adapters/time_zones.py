@@ -8,10 +8,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, Dict, Tuple
 
-from vineyard_client.exceptions import ObjectCorrupted, UnsafeType
+from vineyard_client.exceptions import UnsafeType
 
 from ..ops import MAKE
 from ..policy import qualified
+from .common import damaged
 
 if TYPE_CHECKING:
     from ..reader import Reader
@@ -19,13 +20,14 @@ if TYPE_CHECKING:
     from . import Table
 
 _RELATIVE = (
-    "years months days leapdays hours minutes seconds microseconds year month day weekday hour minute second microsecond"
+    "years months days leapdays hours minutes seconds microseconds year month day weekday hour minute second microsecond "
+    "_has_time"
 ).split()
 
 
 def _text(part: Any) -> str:
     if type(part) is not str:
-        raise ObjectCorrupted("The stored value is damaged: a time zone has no name.")
+        raise damaged("a time zone has no name")
     return part
 
 
@@ -74,7 +76,6 @@ def install_dateutil(table: Table) -> None:
         value = relative.relativedelta()
         for name in _RELATIVE:
             setattr(value, name, parts[name])
-        value._has_time = int(any(parts[name] for name in ("hours", "minutes", "seconds", "microseconds")))
         return value
 
     def reduce_weekday(writer: Writer, value: Any) -> Tuple[Any, ...]:
@@ -113,7 +114,7 @@ def install_dateutil(table: Table) -> None:
             return tz.tzoffset(parts[0], parts[1])
         name = _text(parts[0])
         if kind != "named" or ".." in name:
-            raise ObjectCorrupted("The stored value is damaged: a time zone has no name.")
+            raise damaged("a time zone has no name")
         return tz.gettz(name)
 
     table.reducers.update(

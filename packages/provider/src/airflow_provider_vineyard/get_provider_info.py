@@ -1,0 +1,112 @@
+"""What Airflow learns about this provider: the entry point ``apache_airflow_provider`` calls ``get_provider_info``.
+
+Airflow validates the dict against its own schema in every process, and some releases refuse to start when it does not
+fit, so it keeps to what every schema since 2.1 accepts: ``package-name`` is the distribution's exact name, each option
+has all five fields, and each default is a string (a boolean is refused). The defaults here are the only ones:
+``settings`` reads them from this dict, because Airflow before 2.7 does not know about a provider's options.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict
+
+__all__ = ["CONFIG_SECTION", "get_provider_info", "option_default"]
+
+CONFIG_SECTION = "vineyard"
+
+_HOOK = "airflow_provider_vineyard.hooks.vineyard.VineyardHook"
+
+
+def _option(description: str, kind: str, default: str, example: str) -> Dict[str, Any]:
+    return {
+        "description": description,
+        "version_added": "1.0.0",
+        "type": kind,
+        "example": example,
+        "default": default,
+    }
+
+
+_OPTIONS: Dict[str, Dict[str, Any]] = {
+    "ipc_socket": _option(
+        "Absolute path of the UNIX socket of the vineyardd that tasks on this host use. Empty: the environment "
+        "variable VINEYARD_IPC_SOCKET, and without that an embedded server that is started on demand, with its "
+        "socket at AIRFLOW_HOME/vineyard/vineyard.sock.",
+        "string",
+        "",
+        "/var/run/vineyard.sock",
+    ),
+    "persist": _option(
+        "Make the metadata of each stored value visible to every vineyardd of an etcd cluster. It does not write "
+        "anything to disk.",
+        "boolean",
+        "False",
+        "True",
+    ),
+    "rpc_endpoint": _option(
+        "host:port under which other hosts reach the RPC port of this host's vineyardd; written into each reference. "
+        "Empty: what vineyardd reports of itself.",
+        "string",
+        "",
+        "worker-1.example.org:9600",
+    ),
+    "inline_threshold": _option(
+        "Values whose JSON form carries them exactly and takes at most so many bytes stay in Airflow's database; "
+        "everything else goes to vineyard. 0 sends everything but Airflow's own XComs to vineyard.",
+        "integer",
+        "4096",
+        "1024",
+    ),
+    "allowed_classes": _option(
+        "Classes of your own that values may hold: patterns of their full names that begin with the name of a package, "
+        "with * and ? as in file names, separated by spaces or commas. Reading a value runs the code that rebuilds its "
+        "classes. The types of the usual data libraries need no entry; what [core] allowed_deserialization_classes "
+        "lists counts as well.",
+        "string",
+        "",
+        "mycompany.models.* mycompany.events.Order",
+    ),
+    "autostart": _option(
+        "Start the embedded vineyardd when no ipc_socket is configured and none is running.",
+        "boolean",
+        "True",
+        "False",
+    ),
+    "size": _option(
+        "Memory of the embedded vineyardd: bytes, or a number with one of the units Ki, Mi, Gi, Ti, K, M, G, T. Empty: "
+        "half of the memory of the host or container. Pages are taken when they are used, not when the server starts.",
+        "string",
+        "",
+        "8Gi",
+    ),
+    "reserve_memory": _option(
+        "Touch all memory of the embedded vineyardd when it starts, so that a host without enough of it shows at once.",
+        "boolean",
+        "False",
+        "True",
+    ),
+}
+
+
+def option_default(name: str) -> str:
+    """Return the documented default of an option of ``[vineyard]``, as text."""
+    return str(_OPTIONS[name]["default"])
+
+
+def get_provider_info() -> Dict[str, Any]:
+    """Return the provider's metadata as Airflow's schema wants it; a new dict on each call."""
+    return {
+        "package-name": "airflow-provider-vineyard",
+        "name": "Vineyard",
+        "description": "`Vineyard <https://v6d.io/>`__ carries what tasks return through shared memory.",
+        # The first for Airflow 2.1, the second for all later ones; where both are known the second wins.
+        "hook-class-names": [_HOOK],
+        "connection-types": [{"connection-type": "vineyard", "hook-class-name": _HOOK, "hook-name": "Vineyard"}],
+        "config": {
+            CONFIG_SECTION: {
+                "description": "XCom backend and hook for the vineyard object store "
+                "(airflow_provider_vineyard.xcom.VineyardXCom).",
+                "options": {name: dict(option) for name, option in _OPTIONS.items()},
+            }
+        },
+    }

@@ -1,0 +1,227 @@
+"""The section ``[vineyard]`` of Airflow's configuration, read, checked and typed.
+
+Options are read when a hook needs them, never at import, and once per process (``get_settings`` is cached; tests call
+``get_settings.cache_clear()``). A wrong option raises Airflow's own ``AirflowConfigException`` with a message that
+names the option, its value and the remedy.
+
+Where the server is: the caller's argument, then ``[vineyard] ipc_socket`` (also as AIRFLOW__VINEYARD__IPC_SOCKET), then
+VINEYARD_IPC_SOCKET, then an embedded server below AIRFLOW_HOME. Only the embedded one is started on demand: a socket
+that somebody configured belongs to a server that somebody else runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from functools import lru_cache
+from typing import NamedTuple, NoReturn, Optional, Tuple
+
+from airflow_provider_vineyard import version_compat
+from airflow_provider_vineyard.get_provider_info import CONFIG_SECTION, option_default
+
+__all__ = ["AIRFLOW_CLASSES", "Settings", "get_settings"]
+
+log = logging.getLogger(__name__)
+
+ENVIRONMENT_SOCKET = "VINEYARD_IPC_SOCKET"
+
+# Classes that Airflow itself hands to tasks: the moments and intervals of its context, and its assets.
+#
+# They also are what Airflow's default for allowed_deserialization_classes, the blanket "airflow.*", means here. To
+# Airflow's own serialisation that admits data classes, because nothing else has a `deserialize`; to unpickling it would
+# admit every class of Airflow and its providers, and some of those run commands when they are made.
+AIRFLOW_CLASSES = (
+    "airflow.datasets.Dataset",
+    "airflow.datasets.DatasetAlias",
+    "airflow.datasets.DatasetAll",
+    "airflow.datasets.DatasetAny",
+    "airflow.sdk.definitions.asset.Asset",
+    "airflow.sdk.definitions.asset.AssetAlias",
+    "airflow.sdk.definitions.asset.AssetAll",
+    "airflow.sdk.definitions.asset.AssetAny",
+    "airflow.sdk.definitions.asset.AssetNameRef",
+    "airflow.sdk.definitions.asset.AssetUniqueKey",
+    "airflow.sdk.definitions.asset.AssetUriRef",
+    "airflow.sdk.definitions.asset.access_control.AssetAccessControl",
+    "pendulum.date.Date",
+    "pendulum.datetime.DateTime",
+    "pendulum.duration.Duration",
+    "pendulum.interval.Interval",
+    "pendulum.period.Period",
+    "pendulum.time.Time",
+    "pendulum.tz.timezone.FixedTimezone",
+    "pendulum.tz.timezone.Timezone",
+    "pendulum.tz.zoneinfo.transition.Transition",
+    "pendulum.tz.zoneinfo.transition_type.TransitionType",
+)
+_AIRFLOW_BLANKET = "airflow.*"
+
+_TRUE = frozenset({"t", "true", "1", "yes", "on"})
+_FALSE = frozenset({"f", "false", "0", "no", "off"})
+# Core takes no pattern that does not name a package: "*" would admit everything that can be imported.
+_PATTERN = re.compile(r"[^\W\d]\w*\.[\w.*?\[\]!-]+\Z")
+_SIZE = re.compile(r"\d+(?:\.\d+)?\s*(?:[KMGT]i?)?B?\Z", re.IGNORECASE)
+_ENDPOINT = re.compile(r"(?:[\w.-]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})\Z")
+
+# sizeof(sockaddr_un.sun_path) less the closing zero, on Linux; the kernel refuses a longer one.
+_SOCKET_LIMIT = 107
+
+
+class Settings(NamedTuple):
+    """The checked options.
+
+    Attributes:
+        ipc_socket: path of the UNIX socket.
+        embedded: whether that is the embedded server's, because nothing else was configured.
+        persist: make metadata visible to the whole cluster.
+        rpc_endpoint: what references advertise; None is what the server says of itself.
+        inline_threshold: bytes of JSON up to which a value stays in the database.
+        allowed_classes: patterns of classes that values may hold, ours and Airflow's.
+        autostart: whether the embedded server may be started.
+        size: memory of the embedded server, e.g. ``8Gi``; None is core's default.
+        reserve_memory: touch that memory at start.
+    """
+
+    ipc_socket: str
+    embedded: bool
+    persist: bool
+    rpc_endpoint: Optional[str]
+    inline_threshold: int
+    allowed_classes: Tuple[str, ...]
+    autostart: bool
+    size: Optional[str]
+    reserve_memory: bool
+
+
+@lru_cache(maxsize=None)
+def get_settings() -> Settings:
+    """Return the settings of this process.
+
+    Raises:
+        AirflowConfigException: an option has a value that cannot be used.
+    """
+    configured = _socket()
+    return Settings(
+        ipc_socket=configured or _embedded_socket(),
+        embedded=configured is None,
+        persist=_boolean("persist"),
+        rpc_endpoint=_endpoint("rpc_endpoint"),
+        inline_threshold=_count("inline_threshold"),
+        allowed_classes=_classes("allowed_classes"),
+        autostart=_boolean("autostart"),
+        size=_memory("size"),
+        reserve_memory=_boolean("reserve_memory"),
+    )
+
+
+def _text(name: str) -> str:
+    value = version_compat.conf().get(CONFIG_SECTION, name, fallback=option_default(name))
+    return str(value).strip()
+
+
+def _wrong(name: str, value: str, remedy: str) -> NoReturn:
+    raise version_compat.config_exception()(
+        f"[{CONFIG_SECTION}] {name} is {value!r}. {remedy} "
+        f"It can also be set as AIRFLOW__{CONFIG_SECTION.upper()}__{name.upper()}."
+    )
+
+
+def _boolean(name: str) -> bool:
+    value = _text(name)
+    if value.lower() in _TRUE:
+        return True
+    if value.lower() in _FALSE:
+        return False
+    _wrong(name, value, "Write True or False.")
+
+
+def _count(name: str) -> int:
+    value = _text(name)
+    if not (value.isascii() and value.isdigit()):
+        _wrong(name, value, "Write a number of bytes, 0 or more, without a unit.")
+    return int(value)
+
+
+def _memory(name: str) -> Optional[str]:
+    value = _text(name)
+    if value and not _SIZE.match(value):
+        _wrong(name, value, "Write a number of bytes, or one with a unit Ki, Mi, Gi, Ti, K, M, G or T, such as 8Gi.")
+    return value or None
+
+
+def _endpoint(name: str) -> Optional[str]:
+    value = _text(name)
+    if not value:
+        return None
+    match = _ENDPOINT.match(value)
+    if not match or not 0 < int(match.group(1)) < 65536:
+        _wrong(name, value, "Write host:port with the port of vineyardd's RPC, such as worker-1.example.org:9600.")
+    return value
+
+
+def _socket() -> Optional[str]:
+    name = "ipc_socket"
+    value = _text(name)
+    if value:
+        problem = _socket_problem(value)
+        if problem:
+            _wrong(name, value, f"{problem} Write the absolute path of vineyardd's UNIX socket.")
+        return value
+    value = os.environ.get(ENVIRONMENT_SOCKET, "").strip()
+    if not value:
+        return None
+    problem = _socket_problem(value)
+    if problem:
+        raise version_compat.config_exception()(
+            f"The environment variable {ENVIRONMENT_SOCKET} is {value!r}. {problem} "
+            f"Write the absolute path of vineyardd's UNIX socket, or set [{CONFIG_SECTION}] {name}."
+        )
+    return value
+
+
+def _socket_problem(path: str) -> str:
+    if not os.path.isabs(path):
+        return "That is not an absolute path."
+    if len(os.fsencode(path)) > _SOCKET_LIMIT:
+        return f"The system allows {_SOCKET_LIMIT} bytes for the path of a UNIX socket, this one is longer."
+    return ""
+
+
+def _embedded_socket() -> str:
+    path = os.path.join(os.path.abspath(version_compat.airflow_home()), "vineyard", "vineyard.sock")
+    if _socket_problem(path):
+        _wrong(
+            "ipc_socket",
+            "",
+            f"The embedded server's socket would be {path}, which is longer than the {_SOCKET_LIMIT} bytes that the "
+            "system allows; set the option to a shorter path, or move AIRFLOW_HOME.",
+        )
+    return path
+
+
+def _classes(name: str) -> Tuple[str, ...]:
+    value = _text(name)
+    ours = value.replace(",", " ").split()
+    for pattern in ours:
+        if not _PATTERN.match(pattern):
+            _wrong(
+                name,
+                value,
+                f"{pattern!r} does not name a package and what in it; write patterns such as mycompany.models.*.",
+            )
+    # Airflow takes this list apart at white space, so do we. In 2.6 and 2.7 its entries are regular expressions, whose
+    # usual kind, `my\.models\..*`, says the same as the pattern my.models.*.
+    listed = version_compat.conf().get("core", "allowed_deserialization_classes", fallback=_AIRFLOW_BLANKET).split()
+    airflows = [entry.replace("\\..*", ".*").replace("\\.", ".") for entry in listed]
+    for pattern in airflows:
+        if not _PATTERN.match(pattern):
+            log.warning(
+                "%r in [core] allowed_deserialization_classes names no package; vineyard does without it. Name the "
+                "classes in [%s] %s if values hold them.",
+                pattern,
+                CONFIG_SECTION,
+                name,
+            )
+    usable = (pattern for pattern in airflows if pattern != _AIRFLOW_BLANKET and _PATTERN.match(pattern))
+    return tuple(dict.fromkeys([*ours, *usable, *AIRFLOW_CLASSES]))

@@ -1,0 +1,50 @@
+"""The only module that knows one Airflow release from another.
+
+Nothing of Airflow is imported at the top: this module is loaded while Airflow itself is still loading. Each function
+imports what it returns; Python's own module cache makes the second call cheap. The results are typed ``Any`` because
+the classes differ from release to release.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, Tuple, Type
+
+__all__ = ["airflow_home", "airflow_version", "base_hook", "base_xcom", "conf", "config_exception", "is_airflow_3"]
+
+
+def airflow_version() -> Tuple[int, int]:
+    """Return major and minor number of the Airflow that is installed."""
+    major, minor = import_module("airflow").__version__.split(".")[:2]
+    return int(major), int(minor)
+
+
+def is_airflow_3() -> bool:
+    """Tell whether tasks talk to an API server (3.x) instead of to the database (2.x)."""
+    return airflow_version() >= (3, 0)
+
+
+def base_xcom() -> Any:
+    """Return the class that a backend extends."""
+    return import_module("airflow.sdk.bases.xcom" if is_airflow_3() else "airflow.models.xcom").BaseXCom
+
+
+def base_hook() -> Any:
+    """Return the class that a hook extends."""
+    return import_module("airflow.sdk.bases.hook" if airflow_version() >= (3, 1) else "airflow.hooks.base").BaseHook
+
+
+def conf() -> Any:
+    """Return Airflow's configuration; ask it with ``fallback=``, Airflow before 2.7 does not know our defaults."""
+    return import_module("airflow.sdk.configuration" if airflow_version() >= (3, 2) else "airflow.configuration").conf
+
+
+def config_exception() -> Type[Exception]:
+    """Return the class that Airflow raises for a wrong option."""
+    error: Type[Exception] = import_module("airflow.exceptions").AirflowConfigException
+    return error
+
+
+def airflow_home() -> str:
+    """Return the folder AIRFLOW_HOME."""
+    return str(import_module("airflow.configuration").AIRFLOW_HOME)

@@ -1,0 +1,167 @@
+"""The side of the backend that talks to vineyard: put a value and write its row, get it back, free it.
+
+Core is imported when a value goes to vineyard or comes from it, so a task that exchanges only small values pays for
+neither the import nor a connection. Core's errors keep their class; their text gains which XCom it was and what to do
+in Airflow. One line at INFO for each put and get, never with the value.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import logging
+import time
+from typing import TYPE_CHECKING, Any, Dict
+
+from airflow_provider_vineyard.clients import get_client, require_core
+from airflow_provider_vineyard.reference import Origin, RowReference
+from airflow_provider_vineyard.settings import Settings, get_settings
+
+if TYPE_CHECKING:
+    from vineyard_client import VineyardError
+
+__all__ = ["free", "get", "put"]
+
+log = logging.getLogger(__name__)
+
+
+def put(value: object, origin: Origin) -> Dict[str, Any]:
+    """Store a value in vineyard, or pass on the one that an ``ObjectRef`` refers to, and return the row.
+
+    Raises:
+        UnsafeType: the value holds a class that readers would not accept.
+        StoreFull: there is no room.
+        ObjectNotFound: the ``ObjectRef`` refers to nothing.
+        VineyardError: the server cannot be reached or started, or refused.
+    """
+    require_core()
+    from vineyard_client import ObjectRef, VineyardError
+
+    settings = get_settings()
+    started = time.perf_counter()
+    try:
+        client = get_client(settings)
+        if isinstance(value, ObjectRef):
+            owned, ref = False, value
+        else:
+            owned = True
+            ref = client.put(value, labels=origin.labels(), persist=settings.persist)
+            if settings.rpc_endpoint:
+                ref = dataclasses.replace(ref, endpoint=settings.rpc_endpoint)
+        row = RowReference.describe(ref, client.info(ref), origin=origin, owned=owned)
+    except VineyardError as error:
+        raise _explained(error, f"{origin} cannot be stored", _put_hint(error, settings)) from error
+    log.info(
+        "put %s: %s, %d B, %s %s, %.1f ms",
+        origin,
+        ref.type,
+        ref.size,
+        "in the local vineyard as" if owned else "passed on by reference,",
+        ref.id,
+        (time.perf_counter() - started) * 1000,
+    )
+    return row.to_json()
+
+
+def get(row: object) -> Any:
+    """Return the value that a row refers to; large buffers are mapped, copy-on-write, and the caller's to change.
+
+    Raises:
+        InvalidReference: the row was forged or edited.
+        ObjectNotFound: the object is gone.
+        VineyardError: the server cannot be reached or started, or refused.
+    """
+    require_core()
+    from vineyard_client import VineyardError
+
+    settings = get_settings()
+    reference = RowReference.parse(row)
+    started = time.perf_counter()
+    try:
+        value = get_client(settings).get(reference.ref)
+    except VineyardError as error:
+        put = f"{reference.ref.type}, put on {reference.host} at {reference.created}"
+        what = f"{reference.origin} ({put}) cannot be read"
+        raise _explained(error, what, _get_hint(error, reference.origin, settings)) from error
+    log.info(
+        "get %s: %s, %d B, from the local vineyard, %s, %.1f ms",
+        reference.origin,
+        reference.ref.type,
+        reference.ref.size,
+        reference.ref.id,
+        (time.perf_counter() - started) * 1000,
+    )
+    return value
+
+
+def free(row: object) -> None:
+    """Delete the object that a row owns; readers that have its value keep it.
+
+    It never raises: Airflow would fail a task that is about to run again, on each try. What cannot be freed now is
+    logged and stays in the store. No server is started for it: an empty one has nothing to free.
+    """
+    try:
+        require_core()
+        reference = RowReference.parse(row)
+        if not reference.owned:
+            log.debug("%s was passed on by reference, its object stays: %s", reference.origin, reference.ref.id)
+            return
+        deleted = get_client(get_settings(), start=False).delete(reference.ref)
+        log.info("%s %s: %s", "freed" if deleted else "already gone:", reference.origin, reference.ref.id)
+    except Exception as error:
+        log.warning("An old XCom could not be freed and may still take room in vineyard: %s", error)
+
+
+def _explained(error: VineyardError, what: str, hint: str) -> VineyardError:
+    """Return the error with more to say: the same class and attributes, so that callers can still tell."""
+    explained = copy.copy(error)
+    explained.what = f"{what}: {error.what}"
+    explained.hint = hint or error.hint
+    explained.args = (explained.what, explained.hint, *error.args[2:])
+    return explained
+
+
+def _put_hint(error: VineyardError, settings: Settings) -> str:
+    from vineyard_client import StoreFull, UnsafeType
+
+    if isinstance(error, UnsafeType):
+        return _class_hint(error.name)
+    if isinstance(error, StoreFull):
+        larger = "set a larger [vineyard] size" if settings.embedded else "give vineyardd a larger --size"
+        return f"Clear the tasks whose XComs nobody needs any more, or {larger} and restart it."
+    return _connection_hint(error, settings)
+
+
+def _get_hint(error: VineyardError, origin: Origin, settings: Settings) -> str:
+    from vineyard_client import ObjectNotFound, UnsafeType
+
+    if isinstance(error, ObjectNotFound):
+        task = f"task {origin.dag_id}.{origin.task_id}" if origin.task_id else "the task that returned it"
+        return (
+            "The object was deleted or it expired, or vineyardd was restarted since (it keeps values in memory only). "
+            f"Clear {task}, so that it runs again and stores the value anew."
+        )
+    if isinstance(error, UnsafeType):
+        return _class_hint(error.name)
+    return _connection_hint(error, settings)
+
+
+def _class_hint(name: str) -> str:
+    return (
+        f"If it is yours to trust, add {name or 'its class'} to [vineyard] allowed_classes on every host, else return "
+        "plain data."
+    )
+
+
+def _connection_hint(error: VineyardError, settings: Settings) -> str:
+    from vineyard_client import ConnectionFailed, ServerStartFailed
+
+    if isinstance(error, ServerStartFailed) or not isinstance(error, ConnectionFailed):
+        return error.hint
+    if settings.embedded and settings.autostart:
+        return f"This is the embedded server, see {settings.ipc_socket}.log; the next try starts it again."
+    if settings.embedded:
+        return (
+            "No [vineyard] ipc_socket is configured and [vineyard] autostart is off: set the one or turn on the other."
+        )
+    return f"Start vineyardd at {settings.ipc_socket}, or correct [vineyard] ipc_socket (or VINEYARD_IPC_SOCKET)."

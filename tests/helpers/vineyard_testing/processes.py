@@ -1,0 +1,99 @@
+"""Other processes for tests: forked children with a verdict, scripts, and what is left of them afterwards."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+from typing import Callable, Dict, Optional, Set
+
+from . import UNIT, until
+
+
+def in_child(run: Callable[[], object], *, timeout: float = UNIT) -> int:
+    """Run a function in a forked child and return its wait status, as ``os.waitpid`` has it.
+
+    The child ends with 0, or with 1 and a traceback on standard error if the function raised; a child that hangs is
+    killed and fails the test.
+    """
+    return wait(fork(run), timeout=timeout)
+
+
+def fork(run: Callable[[], object]) -> int:
+    """Run a function in a forked child and return its process id; ``wait`` for it."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        run()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+def wait(pid: int, *, timeout: float = UNIT) -> int:
+    """Return the wait status of a child."""
+    done = {}
+
+    def ended() -> bool:
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            done["status"] = status
+        return bool(found)
+
+    try:
+        until(ended, f"the end of child {pid}", timeout)
+    except AssertionError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+    return done["status"]
+
+
+def run_python(
+    code: str, *arguments: str, timeout: float = 3 * UNIT, env: Optional[Dict[str, str]] = None
+) -> subprocess.CompletedProcess[str]:
+    """Run Python code in a new process with warnings as errors, and return what it did."""
+    helpers = str(Path(__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([helpers, os.environ.get("PYTHONPATH", "")]), **(env or {})}
+    command = [sys.executable, "-W", "error", "-X", "faulthandler", "-c", code, *arguments]
+    return subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=timeout, env=environment, check=False
+    )
+
+
+def running(word: str) -> Set[int]:
+    """Return the processes, other than this one, that have ``word`` in their command line (Linux)."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                command = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue  # it ended meanwhile
+            if word.encode() in command:
+                found.add(int(entry.name))
+    return found
+
+
+def children() -> Set[int]:
+    """Return this process's children, also those that ended and were not waited for (Linux)."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                status = (entry / "stat").read_text()
+            except OSError:
+                continue  # it ended meanwhile
+            if int(status.rpartition(")")[2].split()[1]) == os.getpid():
+                found.add(int(entry.name))
+    return found

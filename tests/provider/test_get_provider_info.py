@@ -1,0 +1,79 @@
+"""The metadata fit what every Airflow asks of them."""
+
+from __future__ import annotations
+
+import json
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from airflow_provider_vineyard.get_provider_info import CONFIG_SECTION, get_provider_info, option_default
+
+OPTIONS = {
+    "ipc_socket",
+    "persist",
+    "rpc_endpoint",
+    "inline_threshold",
+    "allowed_classes",
+    "autostart",
+    "size",
+    "reserve_memory",
+}
+
+
+def test_entry_point_gives_the_metadata() -> None:
+    """Airflow finds the provider by its entry point."""
+    (entry,) = metadata.distribution("airflow-provider-vineyard").entry_points
+    assert (entry.group, entry.value) == (
+        "apache_airflow_provider",
+        "airflow_provider_vineyard.get_provider_info:get_provider_info",
+    )
+    assert entry.load()() == get_provider_info()
+
+
+def test_package_name_is_the_distributions() -> None:
+    """Another spelling makes Airflow 3.3 refuse to start."""
+    assert get_provider_info()["package-name"] == metadata.metadata("airflow-provider-vineyard")["Name"]
+
+
+def test_fits_the_installed_schema() -> None:
+    """The schema of the Airflow that is installed accepts the metadata."""
+    airflow = pytest.importorskip("airflow")
+    import jsonschema
+
+    schema = json.loads((Path(airflow.__file__).parent / "provider_info.schema.json").read_text())
+    jsonschema.validate(get_provider_info(), schema)
+
+
+def test_all_options_are_documented() -> None:
+    """Each option has the five fields that the schema asks for, with something in them."""
+    section = get_provider_info()["config"][CONFIG_SECTION]
+    assert set(section) == {"description", "options"}
+    assert set(section["options"]) == OPTIONS
+    for name, option in section["options"].items():
+        assert set(option) == {"description", "version_added", "type", "example", "default"}, name
+        assert option["type"] in ("string", "boolean", "integer"), name
+        assert option["version_added"] == "1.0.0", name
+        assert option["description"].endswith(".") and option["example"], name
+
+
+def test_defaults_are_texts() -> None:
+    """A boolean default is refused by every schema."""
+    options = get_provider_info()["config"][CONFIG_SECTION]["options"]
+    assert all(type(option["default"]) is str for option in options.values())
+    assert option_default("persist") == "False"
+
+
+def test_hook_is_named_for_old_and_new_airflow() -> None:
+    """Airflow 2.1 reads hook-class-names, later ones connection-types."""
+    info = get_provider_info()
+    (connection,) = info["connection-types"]
+    assert info["hook-class-names"] == [connection["hook-class-name"]]
+    assert connection["connection-type"] == "vineyard"
+
+
+def test_each_call_gives_a_dict_of_its_own() -> None:
+    """Airflow changes what it was given."""
+    get_provider_info()["config"][CONFIG_SECTION]["options"]["persist"]["default"] = "True"
+    assert option_default("persist") == "False"

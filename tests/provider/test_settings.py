@@ -1,0 +1,132 @@
+"""Options are read when they are used, checked, and typed; a wrong one says which, what and what to do."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any, Callable
+
+import pytest
+from airflow.exceptions import AirflowConfigException
+
+from airflow_provider_vineyard import version_compat
+from airflow_provider_vineyard.settings import AIRFLOW_CLASSES, get_settings
+
+pytestmark = pytest.mark.airflow
+
+
+def test_defaults() -> None:
+    """With nothing configured there is an embedded server below AIRFLOW_HOME."""
+    settings = get_settings()
+    assert settings.ipc_socket == os.path.join(version_compat.airflow_home(), "vineyard", "vineyard.sock")
+    assert settings.embedded and settings.autostart
+    assert (settings.persist, settings.reserve_memory) == (False, False)
+    assert (settings.rpc_endpoint, settings.size) == (None, None)
+    assert settings.inline_threshold == 4096
+    assert set(AIRFLOW_CLASSES) <= set(settings.allowed_classes)
+
+
+def test_all_options_are_read(options: Callable[..., None]) -> None:
+    """Each option reaches its field."""
+    options(
+        ipc_socket="/run/v.sock",
+        persist="True",
+        rpc_endpoint="worker-1:9600",
+        inline_threshold="0",
+        allowed_classes="my.models.*, other.Thing",
+        autostart="no",
+        size="1.5 GiB",
+        reserve_memory="ON",
+    )
+    settings = get_settings()
+    assert (settings.ipc_socket, settings.embedded) == ("/run/v.sock", False)
+    assert (settings.persist, settings.autostart, settings.reserve_memory) == (True, False, True)
+    assert (settings.rpc_endpoint, settings.inline_threshold, settings.size) == ("worker-1:9600", 0, "1.5 GiB")
+    assert settings.allowed_classes[:2] == ("my.models.*", "other.Thing")
+
+
+def test_socket_precedence(options: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Airflow's option goes before VINEYARD_IPC_SOCKET, that before the embedded server."""
+    monkeypatch.setenv("VINEYARD_IPC_SOCKET", "/run/environment.sock")
+    assert get_settings().ipc_socket == "/run/environment.sock"
+    assert not get_settings().embedded
+    options(ipc_socket="/run/option.sock")
+    assert get_settings().ipc_socket == "/run/option.sock"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "remedy"),
+    [
+        ("ipc_socket", "vineyard.sock", "absolute path"),
+        ("ipc_socket", "/" + "x" * 107, "107 bytes"),
+        ("persist", "maybe", "Write True or False"),
+        ("autostart", "", "Write True or False"),
+        ("reserve_memory", "2", "Write True or False"),
+        ("inline_threshold", "4 KiB", "number of bytes"),
+        ("inline_threshold", "-1", "number of bytes"),
+        ("inline_threshold", "²", "number of bytes"),
+        ("rpc_endpoint", "worker-1", "host:port"),
+        ("rpc_endpoint", "worker-1:99999", "host:port"),
+        ("size", "plenty", "such as 8Gi"),
+        ("size", "-1Gi", "such as 8Gi"),
+        ("allowed_classes", "my.models.* *", "'*' does not name a package"),
+        ("allowed_classes", "my.models;rm", "'my.models;rm' does not name a package"),
+    ],
+)
+def test_a_wrong_option_names_itself(options: Callable[..., None], name: str, value: str, remedy: str) -> None:
+    """The message has option, value, remedy, and the variable by which the option may have been set."""
+    options(**{name: value})
+    with pytest.raises(AirflowConfigException) as error:
+        get_settings()
+    text = str(error.value)
+    assert text.startswith(f"[vineyard] {name} is {value!r}. ")
+    assert remedy in text
+    assert f"AIRFLOW__VINEYARD__{name.upper()}" in text
+
+
+def test_a_wrong_environment_variable_names_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """VINEYARD_IPC_SOCKET is checked like the option."""
+    monkeypatch.setenv("VINEYARD_IPC_SOCKET", "relative.sock")
+    with pytest.raises(AirflowConfigException, match=r"VINEYARD_IPC_SOCKET is 'relative.sock'. .*absolute path"):
+        get_settings()
+
+
+def test_a_home_that_is_too_deep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system limits the path of a socket; the message says what to set instead."""
+    monkeypatch.setattr(version_compat, "airflow_home", lambda: "/" + "deep/" * 30)
+    with pytest.raises(AirflowConfigException, match=r"\[vineyard\] ipc_socket is ''. .*shorter path"):
+        get_settings()
+
+
+def test_read_once(options: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Options are cached; tests clear the cache."""
+    options(size="1Gi")
+    assert get_settings().size == "1Gi"
+    monkeypatch.setenv("AIRFLOW__VINEYARD__SIZE", "2Gi")
+    assert get_settings().size == "1Gi"
+    get_settings.cache_clear()
+    assert get_settings().size == "2Gi"
+
+
+def test_airflows_classes_count(options: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The entries of [core] allowed_deserialization_classes are joined with ours, its blanket is not taken over."""
+    monkeypatch.setenv("AIRFLOW__CORE__ALLOWED_DESERIALIZATION_CLASSES", r"airflow.* airflow\..* shop.Order bk\.t\..*")
+    options(allowed_classes="mine.*")
+    assert get_settings().allowed_classes == ("mine.*", "shop.Order", "bk.t.*", *AIRFLOW_CLASSES)
+
+
+def test_airflows_pattern_that_core_refuses(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """A pattern for everything is left out, and said so: core would refuse to store anything with it."""
+    monkeypatch.setenv("AIRFLOW__CORE__ALLOWED_DESERIALIZATION_CLASSES", "* shop.Order")
+    with caplog.at_level(logging.WARNING, "airflow_provider_vineyard.settings"):
+        assert get_settings().allowed_classes == ("shop.Order", *AIRFLOW_CLASSES)
+    (record,) = (record for record in caplog.records if record.name == "airflow_provider_vineyard.settings")
+    assert "'*' in [core] allowed_deserialization_classes" in record.getMessage()
+
+
+@pytest.mark.integration
+def test_airflows_classes_are_acceptable_to_core(client: Any) -> None:
+    """Core takes every pattern of ours; none of them is a wildcard."""
+    ref = client.put((1, 2), allowed_classes=AIRFLOW_CLASSES)
+    assert client.get(ref, allowed_classes=AIRFLOW_CLASSES) == (1, 2)
+    assert not any("*" in name for name in AIRFLOW_CLASSES)
