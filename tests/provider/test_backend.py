@@ -208,9 +208,7 @@ def test_a_value_that_cannot_be_stored_fails_the_task(backend: Any, store: Any) 
     assert list(store.list()) == []
 
 
-@pytest.mark.parametrize(
-    "option", ["AIRFLOW__VINEYARD__ALLOWED_CLASSES", "AIRFLOW__CORE__ALLOWED_DESERIALIZATION_CLASSES"]
-)
+@pytest.mark.parametrize("option", ["VINEYARD__ALLOWED_CLASSES", "CORE__ALLOWED_DESERIALIZATION_CLASSES"])
 def test_allowed_classes(
     store: Any, roundtrip: Any, option: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -223,7 +221,7 @@ def test_allowed_classes(
     with pytest.raises(UnsafeType):
         roundtrip(order)
     get_settings.cache_clear()
-    monkeypatch.setenv(option, "shop_models.*")
+    monkeypatch.setenv(f"AIRFLOW__{option}", "shop_models.*")
     again = roundtrip(order)
     assert again == order
     assert type(again) is type(order)

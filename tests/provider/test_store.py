@@ -123,6 +123,17 @@ def test_persist_is_passed_on(store: Any, options: Callable[..., None], monkeypa
     assert seen == [False, True]
 
 
+def test_free_starts_no_server(store: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An empty embedded server has nothing to free."""
+    row = subject.put((1, 2), ORIGIN)
+    started = []
+    monkeypatch.setattr(vineyard_client.server, "ensure_server", lambda *_, **__: started.append(1))
+    settings = get_settings()._replace(ipc_socket=str(tmp_path / "v.sock"), embedded=True)
+    monkeypatch.setattr(subject, "get_settings", lambda: settings)
+    subject.free(row)
+    assert not started
+
+
 def test_free_leaves_what_the_row_does_not_own(store: Any) -> None:
     """An edited row cannot make somebody else's object its own without its token, and a shared one stays."""
     ref = store.put((1, 2))

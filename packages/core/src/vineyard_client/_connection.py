@@ -36,7 +36,6 @@ from ._io.stream import Stream
 from ._wire.framing import FrameDecoder, Message, encode_frame
 from ._wire.messages import (
     GetBuffers,
-    GetRemoteBuffers,
     IsInUse,
     Payload,
     Register,
@@ -48,9 +47,7 @@ from ._wire.messages import (
 from .exceptions import (
     ConnectionFailed,
     ObjectCorrupted,
-    ObjectNotFound,
     ProtocolError,
-    ServerError,
     UnsupportedVersion,
     VineyardError,
 )
@@ -289,31 +286,6 @@ class Connection:
                 f"The system refused to map {payload.size} bytes of {self.peer}: {error.strerror}.",
                 "Drop values that are no longer needed, or raise vm.max_map_count.",
             ) from error
-
-    def fetch(self, blob: int, nbytes: int, take: Callable[[], None]) -> None:
-        """Ask an instance on another host for a blob and call ``take`` when its first byte is next in the stream.
-
-        Args:
-            blob: its id there.
-            nbytes: its size as the metadata have it.
-            take: takes exactly ``nbytes`` bytes from the stream; if it fails, the connection is retired.
-
-        Raises:
-            ObjectNotFound: the blob is gone, or was never completed.
-            ProtocolError: the instance offers another number of bytes.
-        """
-        with self._lock:
-            (found,) = self._exchange([GetRemoteBuffers([blob])])
-            if isinstance(found, ServerError):
-                raise ObjectNotFound(f"The value is gone from {self.peer}, or was never completed: {found.what}")
-            _raise_refusals([found])
-            try:
-                if [payload.size for payload in found] != [nbytes]:
-                    raise ProtocolError(f"{self.peer} offers {found} where a blob of {nbytes} bytes was asked for.")
-                take()
-            except BaseException:
-                self._retire()
-                raise
 
     def write_at(self, payload: Payload, position: int, chunk: Union[bytes, memoryview]) -> None:
         """Write a piece of a blob; ``position`` is where in the blob it begins."""

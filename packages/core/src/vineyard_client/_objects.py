@@ -169,7 +169,9 @@ def open_draft(
 
 def finish_object(connection: Connection, meta: ValueMeta) -> None:
     """Make an object whole: from now on it can be read."""
-    connection.call_all(Seal(meta.blob), Release(meta.blob))
+    sealed, _ = connection.outcomes(Seal(meta.blob), Release(meta.blob))  # the mark may be lost already: _io.pinfile
+    if isinstance(sealed, VineyardError):
+        raise sealed
     connection.unpin(meta.guard)
 
 
@@ -294,13 +296,19 @@ def delete_object(connection: Connection, number: int, token: Optional[str]) -> 
 
 
 def list_objects(connection: Connection, typename: str = VALUE) -> List[Tuple[int, ValueMeta]]:
-    """Return all values or all tombstones, oldest first; what cannot be read is left out, and logged."""
+    """Return all values or all tombstones of this instance, oldest first; what cannot be read is left out, and logged.
+
+    Instances that share metadata also list each other's persisted objects.
+    """
     found = []
     for number, tree in connection.call(ListData(typename)).items():
         try:
-            found.append((number, ValueMeta.read(tree)))
+            meta = ValueMeta.read(tree)
         except VineyardError as error:
             log.warning("leaving %s out of the list: %s", format_id(number), error)
+            continue
+        if meta.instance_id == connection.instance.instance_id:
+            found.append((number, meta))
     return sorted(found, key=lambda item: (item[1].created, item[0]))
 
 

@@ -93,7 +93,7 @@ class RemoteConnection(Connection):
             try:
                 sizes = [payload.size for payload in found]
                 if sizes != [nbytes]:
-                    raise ProtocolError(f"{self.peer} offers blobs of {sizes} bytes where one of {nbytes} was asked for.")
+                    raise ProtocolError(f"{self.peer} offers {sizes} bytes where {nbytes} were asked for.")
                 take()
             except BaseException:
                 self._retire()

@@ -55,7 +55,7 @@ class Claim:
         return _number(_read(self._fd))
 
     def record(self, number: int) -> None:
-        """Write the replica's id into the file.
+        """Write the replica's id into the file, and let go of the lock: the others need not wait any longer.
 
         Raises:
             MigrationFailed: that is not possible.
@@ -64,6 +64,7 @@ class Claim:
             self._write({"id": format_id(number)})
         except OSError as error:
             raise _cannot_record(self._path, error) from error
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def fail(self, error: MigrationFailed) -> None:
         """Remove the file, and tell those who wait for it why."""
@@ -109,6 +110,10 @@ class Replicas:
             return _number(_read(fd))
         finally:
             os.close(fd)
+
+    def has(self, token: str) -> bool:
+        """Tell whether there is a file for a value, with or without an id in it."""
+        return os.path.exists(os.path.join(self._folder, token))
 
     def tokens(self) -> List[str]:
         """Return the tokens of all values that have a file."""

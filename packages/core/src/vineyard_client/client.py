@@ -14,14 +14,14 @@ import time
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
-from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Type, Union
+from typing import TYPE_CHECKING, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Type, TypeVar, Union
 
 from . import _codec, _objects
 from ._connection import Connection
 from ._io.deadline import Deadline
 from ._io.pinfile import PinFile
 from ._io.unix import UnixStream
-from ._wire.messages import DeleteData, InstanceStatus, Persist
+from ._wire.messages import ClusterMeta, DeleteData, InstanceStatus, Persist
 from .collect import DEAD_WRITER, DELETED, EXPIRED, ORIGINAL_GONE, Candidate, Collectable, plan
 from .exceptions import ConnectionFailed, ObjectNotFound, StoreFull
 from .ids import format_id, parse_id
@@ -29,12 +29,17 @@ from .meta import TOMBSTONE, VALUE, ValueMeta
 from .migration import Migration
 from .reference import ObjectInfo, ObjectRef, StoreStatus
 
+if TYPE_CHECKING:
+    from .native import NativeObject
+
 __all__ = ["DEFAULT_TIMEOUT", "Client", "Draft"]
 
 log = logging.getLogger("vineyard_client.client")
 
 # Seconds. A healthy server answers in well under a millisecond; a loaded host may stall it for a while.
 DEFAULT_TIMEOUT = 30.0
+
+Stored = TypeVar("Stored")
 
 
 class _PerProcess:
@@ -116,6 +121,7 @@ class Client:
         labels: Optional[Mapping[str, str]] = None,
         persist: bool = False,
         allowed_classes: Sequence[str] = (),
+        native: bool = False,
     ) -> ObjectRef:
         """Store a value and return a reference to it.
 
@@ -128,12 +134,18 @@ class Client:
             labels: texts by which ``list`` can find it.
             persist: make it visible to every instance of the cluster (not: write it to disk).
             allowed_classes: patterns of further classes that the value may hold.
+            native: store it in vineyard's own types (``vineyard::DataFrame``, ``vineyard::Tensor`` …), which other
+                engines on the store can read; see "Native objects" in the README for what they cannot hold. It is not
+                written in one step, and ``list`` does not show it.
 
         Raises:
-            UnsafeType: the value holds a class that readers would not accept; nothing is stored.
+            UnsafeType: the value holds a class that readers would not accept, or, if it is to be native, one that
+                vineyard's own types have no form for; nothing is stored.
             StoreFull: there is no room; nothing is stored.
         """
         labels = _check_labels(labels)
+        if native:
+            return self._put_native(value, labels, persist)
         token = os.urandom(16)
         encoded = _codec.encode(value, token=token, allowed_classes=(*self._allowed_classes, *allowed_classes))
         connection = self._connection()
@@ -204,9 +216,12 @@ class Client:
 
         A value on another host is brought into the store of this one first, once for all readers here.
 
+        A native object (see ``reference``) is copied, whatever its size, and must be on this host.
+
         Args:
             ref: what ``put`` returned, in this process or another, on this host or another.
-            allowed_classes: patterns of further classes that the value may hold.
+            allowed_classes: patterns of further classes that the value may hold. For native objects only
+                ``pickle.loads`` matters: it lets the pickles run that other clients put into them.
             replica: whether a value from another host is kept in the store here; if not, it is only in this process.
 
         Raises:
@@ -215,19 +230,38 @@ class Client:
             StoreFull: there is no room here for the replica.
             UnsafeType: the value holds a class that was not allowed; nothing of it was run.
             ObjectCorrupted: the bytes are not those of the value.
+            UnsupportedVersion: another generation of this package wrote the value, a library that it needs is missing,
+                or it is native and of a type that is not known here.
         """
         connection = self._connection()
+        patterns = (*self._allowed_classes, *allowed_classes)
         try:
-            envelope = _objects.open_object(connection, parse_id(ref.id), ref.token)
+            envelope = self._local_envelope(connection, ref)
         except ObjectNotFound:
+            native = self._find_native(connection, ref)
+            if native is not None:
+                return self._read_native(connection, native, patterns)
             if not self._may_be_elsewhere(connection, ref):
                 raise
-            if replica or self._migration.find(connection, ref.token):
-                envelope = _objects.open_object(connection, self._replicate(connection, ref), ref.token)
-            else:
-                envelope = self._migration.read(connection, ref)
-        patterns = (*self._allowed_classes, *allowed_classes)
+            envelope = self._remote_envelope(connection, ref, replica)
         return _codec.decode(envelope, token=bytes.fromhex(ref.token), allowed_classes=patterns)
+
+    def _local_envelope(self, connection: Connection, ref: ObjectRef) -> memoryview:
+        """Return the envelope of a value that is here, as its original or as a replica of which there is a note."""
+        if ref.endpoint not in (None, self._advertised(connection)):
+            noted = self._migration.noted(ref.token)
+            if noted is not None:
+                with suppress(ObjectNotFound):
+                    return _objects.open_object(connection, noted, ref.token)
+        return _objects.open_object(connection, parse_id(ref.id), ref.token)
+
+    def _remote_envelope(self, connection: Connection, ref: ObjectRef, replica: bool) -> memoryview:
+        """Return the envelope of a value that is on another host."""
+        if replica or self._migration.find(connection, ref.token):
+            number = self._replicate(connection, ref)
+            with suppress(ObjectNotFound):  # somebody may have deleted the replica at once
+                return _objects.open_object(connection, number, ref.token)
+        return self._migration.read(connection, ref)
 
     def migrate(self, ref: ObjectRef) -> ObjectRef:
         """Bring a value from another host into the store of this one, and return a reference to the replica.
@@ -254,7 +288,8 @@ class Client:
         """Delete the object behind a reference; values that were read from it stay as they are.
 
         The original is deleted, on its own host, and so is a replica on this one. Replicas on other hosts are freed by
-        ``collect`` there, and memory that somebody still reads by ``collect`` after that.
+        ``collect`` there, and memory that somebody still reads by ``collect`` after that. From another host nobody can
+        see who reads: there the memory counts as read while anybody is connected to the store.
 
         Returns:
             Whether there was something to delete; an object that is gone is no error.
@@ -264,15 +299,12 @@ class Client:
         """
         connection = self._connection()
         number = parse_id(ref.id)
-        existed = _objects.delete_object(connection, number, ref.token)
+        existed = _objects.delete_object(connection, number, ref.token) or self._delete_native(connection, ref)
         if not existed and self._may_be_elsewhere(connection, ref):
-            had_replica = self._migration.forget(connection, ref.token)
             try:
-                existed = self._migration.at_source(
-                    connection, ref, lambda remote: _objects.delete_object(remote, number, ref.token)
-                )
-            except ObjectNotFound:
-                existed = False
+                existed = self._migration.delete_original(connection, ref)
+            finally:
+                had_replica = self._migration.forget(connection, ref.token)
             existed = existed or had_replica
         log.debug("deleted %s" if existed else "%s was gone already", ref.id)
         return existed
@@ -292,11 +324,17 @@ class Client:
         connection = self._connection()
         if not isinstance(ref, ObjectRef):
             number = parse_id(ref)
+            native = self._find_native(connection, ref)
+            if native is not None:
+                return self._native_info(connection, native)
             return self._info(connection, number, _objects.find_object(connection, number, None))
         number = parse_id(ref.id)
         try:
             return self._info(connection, number, _objects.find_object(connection, number, ref.token))
         except ObjectNotFound:
+            native = self._find_native(connection, ref)
+            if native is not None:
+                return self._native_info(connection, native)
             if not self._may_be_elsewhere(connection, ref):
                 raise
         found = self._migration.find(connection, ref.token)
@@ -305,6 +343,20 @@ class Client:
         token, endpoint = ref.token, ref.endpoint
         meta = self._migration.at_source(connection, ref, lambda remote: _objects.find_object(remote, number, token))
         return replace(self._info(connection, number, meta), ref=ref, socket=endpoint or "")
+
+    def reference(self, id: str) -> ObjectRef:
+        """Return a reference to an object in this store, given its id: the way to what other engines put.
+
+        Args:
+            id: the object id in text form, ``o`` and sixteen hex digits: of a value of this package, or of a *native
+                object*, which is one of vineyard's own types. The id is taken at its word; from here on the reference
+                never resolves to another object.
+
+        Raises:
+            ObjectNotFound: there is no such object.
+            InvalidReference: the text is no id, or the id of a blob, which is part of an object.
+        """
+        return self.info(id).ref
 
     def exists(self, ref: ObjectRef) -> bool:
         """Tell whether the value behind a reference is there, on this host or its own.
@@ -366,6 +418,7 @@ class Client:
         """
         connection = self._connection()
         values = _objects.list_objects(connection, VALUE)
+        gone = self._migration.gone_originals(meta for _, meta in values if meta.origin is not None)
         tombstones = _objects.list_objects(connection, TOMBSTONE)
         writers = _objects.incomplete_objects(connection, values)
         unread = set(_objects.unread_tombstones(connection, tombstones))
@@ -374,7 +427,7 @@ class Client:
                 self._info(connection, number, meta),
                 complete=number not in writers,
                 in_use=writers.get(number, False),
-                original_gone=meta.origin is not None and self._migration.original_is_gone(meta),
+                original_gone=meta.origin is not None and meta.token in gone,
             )
             for number, meta in values
         ] + [
@@ -390,6 +443,8 @@ class Client:
             for action in actions:
                 if action.reason in (EXPIRED, ORIGINAL_GONE):
                     _objects.delete_object(connection, parse_id(action.info.ref.id), action.info.ref.token)
+            expired = {action.info.ref.token for action in actions if action.reason == EXPIRED}
+            self._migration.withdraw(meta for _, meta in values if meta.origin is not None and meta.token in expired)
             self._migration.tidy(connection)
         return actions
 
@@ -477,7 +532,7 @@ class Client:
         """Whether an object that is not here may be on another host."""
         if ref.endpoint is not None:
             return ref.endpoint != self._advertised(connection)
-        return connection.call(InstanceStatus()).deployment != "local"
+        return len(connection.call(ClusterMeta())) > 1
 
     def _advertised(self, connection: Connection) -> Optional[str]:
         """Return where other hosts reach the instance; None when its RPC is off."""
@@ -487,7 +542,53 @@ class Client:
     def _replicate(self, connection: Connection, ref: ObjectRef) -> int:
         return self._with_room(lambda: self._migration.replicate(connection, ref))
 
-    def _with_room(self, store: Callable[[], int]) -> int:
+    # Native objects: most processes never meet one, so the module is imported when one does.
+
+    def _put_native(self, value: object, labels: Mapping[str, str], persist: bool) -> ObjectRef:
+        from . import _native, native
+
+        draft = _native.draft(value)
+        connection = self._connection()
+        written = self._with_room(lambda: native.write(connection, draft, labels))
+        self._persist(connection, written.number, persist)
+        log.debug("put %s: %s", format_id(written.number), written.typename)
+        return self._native_info(connection, written).ref
+
+    def _find_native(self, connection: Connection, ref: Union[ObjectRef, str]) -> Optional[NativeObject]:
+        from . import native
+
+        if isinstance(ref, ObjectRef):
+            return native.find(connection, parse_id(ref.id), ref.token)
+        return native.find(connection, parse_id(ref), None)
+
+    def _read_native(self, connection: Connection, found: NativeObject, patterns: Sequence[str]) -> object:
+        from . import native
+
+        return native.read(connection, found, patterns)
+
+    def _delete_native(self, connection: Connection, ref: ObjectRef) -> bool:
+        from . import native
+
+        found = self._find_native(connection, ref)
+        if found is not None:
+            native.delete(connection, found)
+        return found is not None
+
+    def _native_info(self, connection: Connection, found: NativeObject) -> ObjectInfo:
+        from . import native
+
+        size = native.measure(connection, found)
+        endpoint = self._advertised(connection)
+        return ObjectInfo(
+            ref=ObjectRef(format_id(found.number), found.token, endpoint, found.typename, size),
+            summary=found.summary,
+            labels=found.labels,
+            created=datetime.fromtimestamp(found.created, timezone.utc),
+            host=os.uname().nodename,
+            socket=self.socket,
+        )
+
+    def _with_room(self, store: Callable[[], Stored]) -> Stored:
         """Store something; when the store is full, collect what nobody needs and try once more."""
         try:
             return store()

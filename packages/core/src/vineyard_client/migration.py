@@ -1,39 +1,44 @@
 """Bring a value that lives on another host into the store of this one.
 
 The reference names the endpoint of the instance that has the value, and the token. The value is *pulled*: its metadata
-are read over RPC, a blob of its size is started here, the bytes go from the socket into it, and it is made whole. A
-host that cannot be reached under that name is looked up in the cluster's metadata, if instances share some.
+are read over RPC, a blob of its size is started here, the bytes go from the socket into it, and it is made whole. Where
+the reference's endpoint does not lead to the value (another name, another network), the owner is looked up in the
+cluster's metadata, if instances share some.
 
-Once per host, however many ask: beside the socket is a folder ``SOCKET.replicas`` with one file per value, named by its
-token. Whoever pulls holds its lock (flock, which falls with a process that dies); the others wait. Afterwards the file
-has the id of the replica, which is trusted only after a look whether the token is still behind it. If the pull failed,
-the file says so, and those who were waiting fail with the same words instead of trying one after the other.
+Once per host, however many ask: ``_replicas`` says how.
 
 What is still there after a failure: nothing at the source, which is only read. Here, a started object that is deleted
 at once, or, if this process was killed, an object that ``collect`` recognises by its dead writer.
 
 A value may be deleted at its source while it is on its way, and its memory used again. So the object is looked up once
-more after its last byte: if it is there, the bytes were its own.
+more after its last byte: if it is there, the bytes were its own. The other way round, who deletes a value deletes the
+original first and the replica here second: a transfer that is under way then finds the original gone, and gives up.
 """
 
 from __future__ import annotations
 
-import fcntl
-import json
 import logging
 import mmap
 import os
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, TypeVar
+from typing import Callable, Dict, Iterable, Iterator, List, Optional, Set, Tuple, TypeVar
 
 from . import _codec, _objects
 from ._connection import Connection
-from ._io.deadline import Deadline
-from ._io.tcp import TcpStream
+from ._remote import RemoteConnection
+from ._replicas import Busy, Claim, Replicas
 from ._wire.messages import ClusterMeta, CreateData, GetData, Label
-from .exceptions import ConnectionFailed, InvalidReference, MigrationFailed, ObjectNotFound, VineyardError
+from .exceptions import (
+    ConnectionFailed,
+    InvalidReference,
+    MigrationFailed,
+    ObjectNotFound,
+    ProtocolError,
+    StoreFull,
+    VineyardError,
+)
 from .ids import format_id, parse_id
 from .meta import REPLICA_LABEL, ValueMeta
 from .reference import ObjectRef
@@ -42,43 +47,24 @@ __all__ = ["Migration"]
 
 log = logging.getLogger("vineyard_client.migration")
 
-# Seconds for finding and connecting to another host: a dropped packet is sent again after one and three.
-_CONNECT_TIMEOUT = 10.0
-
-# Seconds to wait for another process that pulls the same value. It fails by itself when its transfer stalls; this is
-# for one that was stopped in the middle.
+# Seconds to wait for another process that pulls the same value, and bytes per second that it may be expected to manage
+# on top. It fails by itself when its transfer stalls; this is for one that was stopped in the middle.
 _CLAIM_TIMEOUT = 600.0
+_SLOWEST = 1e6
 
-_POLL = 0.01
+# Seconds to wait, before deleting a replica, for somebody who is about to finish one.
+_FORGET_TIMEOUT = 1.0
+
+# Seconds after which a label is looked at again. The server reads an object's labels and writes them back with one more
+# as two steps, about a millisecond apart, so of two hosts that do it at once one may lose its label (0.14.8 to 0.24.2;
+# ``LabelObjects`` in ``vineyard_server.cc``). With etcd in between the steps are some ten milliseconds apart, and this
+# does not always help; waiting longer for what is only shown to people would cost more than it is worth.
+_LABEL_PAUSES = (0.0, 0.002)
+
+# Ids in one request for metadata.
+_BATCH = 10_000
 
 Result = TypeVar("Result")
-
-
-class _Claimed(MigrationFailed):
-    """Somebody else holds the lock of a value's file."""
-
-
-class _Claim:
-    """The file of one value, locked."""
-
-    def __init__(self, fd: int, path: str) -> None:
-        self._fd = fd
-        self._path = path
-
-    def read(self) -> Dict[str, Any]:
-        try:
-            record = json.loads(os.pread(self._fd, 1 << 16, 0) or b"{}")
-        except ValueError:  # its writer was killed in the middle
-            return {}
-        return record if isinstance(record, dict) else {}
-
-    def write(self, record: Dict[str, Any]) -> None:
-        data = json.dumps(record).encode()
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, data, 0)
-
-    def unlink(self) -> None:
-        os.unlink(self._path)
 
 
 class Migration:
@@ -92,21 +78,19 @@ class Migration:
     """
 
     def __init__(self, socket: str, *, timeout: Optional[float], username: str, password: str) -> None:
-        self._folder = socket + ".replicas"
+        self._replicas = Replicas(socket)
         self._timeout = timeout
-        self._username = username
-        self._password = password
+        self._credentials = {"username": username, "password": password}
 
     # ---- replicas
 
+    def noted(self, token: str) -> Optional[int]:
+        """Return the id under which the replica of a value was stored here; it may be gone since."""
+        return self._replicas.number(token)
+
     def find(self, local: Connection, token: str) -> Optional[Tuple[int, ValueMeta]]:
         """Return id and metadata of the replica here, if there is one."""
-        try:
-            with open(os.path.join(self._folder, token), "rb") as file:
-                record = _Claim(file.fileno(), file.name).read()
-        except FileNotFoundError:
-            return None
-        return _verified(local, record, token)
+        return _verified(local, self._replicas.number(token), token)
 
     def replicate(self, local: Connection, ref: ObjectRef) -> int:
         """Return the id of the replica here; pull the value if there is none.
@@ -119,21 +103,22 @@ class Migration:
         found = self.find(local, ref.token)
         if found:
             return found[0]
-        waiting_since = time.monotonic()
-        with self._claim(ref.token) as claim:
-            record = claim.read()
-            found = _verified(local, record, ref.token)
+        with self._replicas.claim(ref.token, _CLAIM_TIMEOUT + ref.size / _SLOWEST) as claim:
+            found = _verified(local, claim.number, ref.token)
             if found:
                 return found[0]
-            if record.get("failed", 0.0) > waiting_since:
-                raise MigrationFailed(record["what"], record["hint"])
             try:
-                number = self._from_source(local, ref, lambda remote, stream: _pull(local, remote, stream, ref))
+                return self.at_source(local, ref, lambda remote: _bring(local, remote, ref, claim))
             except MigrationFailed as error:
-                claim.write({"failed": time.monotonic(), "what": error.what, "hint": error.hint})
+                claim.fail(error)
                 raise
-            claim.write({"id": format_id(number)})
-            return number
+            except StoreFull as error:
+                claim.remove()
+                hint = f"{error.hint} Or read it without a replica: get(ref, replica=False)."
+                raise StoreFull(error.what, hint, error.requested, error.used, error.limit) from error
+            except BaseException:
+                claim.remove()
+                raise
 
     def read(self, local: Connection, ref: ObjectRef) -> memoryview:
         """Return the envelope of a value on another host in memory of this process, and leave no replica.
@@ -142,215 +127,247 @@ class Migration:
             ObjectNotFound: the value is gone at its source.
             MigrationFailed: its host cannot be reached, or the transfer failed.
         """
-        return self._from_source(local, ref, lambda remote, stream: _download(remote, stream, ref))
+        return self.at_source(local, ref, lambda remote: _download(remote, ref))
 
     def forget(self, local: Connection, token: str) -> bool:
         """Delete the replica here and its file; return whether there was one."""
-        if not os.path.exists(os.path.join(self._folder, token)):
+        if not self._replicas.has(token):
             return False
-        with self._claim(token) as claim:
-            found = _verified(local, claim.read(), token)
-            claim.unlink()
-            return found is not None and _objects.delete_object(local, found[0], token)
+        try:
+            with self._replicas.claim(token, _FORGET_TIMEOUT) as claim:
+                number = claim.number
+                claim.remove()
+        except Busy:
+            log.debug("the value %s is on its way here; that will fail by itself, as the original is gone", token)
+            return False
+        return number is not None and _objects.delete_object(local, number, token)
 
     def tidy(self, local: Connection) -> None:
-        """Remove files that name no replica any more."""
-        tokens = os.listdir(self._folder) if os.path.isdir(self._folder) else []
-        for token in tokens:
-            if self.find(local, token) is None:
-                with suppress(_Claimed), self._claim(token, wait=0) as claim:
-                    if _verified(local, claim.read(), token) is None:
-                        claim.unlink()
+        """Remove the files that name no replica any more."""
+        numbers = {token: self._replicas.number(token) for token in self._replicas.tokens()}
+        trees = _trees(local, [number for number in numbers.values() if number is not None])
+        for token, number in numbers.items():
+            if number is None or trees.get(number) != token:
+                with suppress(MigrationFailed), self._replicas.claim(token, wait=0) as claim:
+                    if _verified(local, claim.number, token) is None:
+                        claim.remove()
 
-    @contextmanager
-    def _claim(self, token: str, wait: float = _CLAIM_TIMEOUT) -> Iterator[_Claim]:
-        """Hold the lock of a value's file; ``wait`` is how many seconds to wait for another process that does."""
-        deadline = Deadline(wait)
-        path = os.path.join(self._folder, token)
-        fd = -1
+    # ---- originals
+
+    def delete_original(self, local: Connection, ref: ObjectRef) -> bool:
+        """Delete a value on its own host and return whether it was there.
+
+        Its memory is freed when nobody is connected there who might read it, else by ``collect`` there.
+
+        Raises:
+            MigrationFailed: the host cannot be reached.
+        """
+        number = parse_id(ref.id)
         try:
-            while True:
-                fd = self._open(path)
-                while not _lock(fd):
-                    if deadline.expired:
-                        raise _Claimed(
-                            f"Another process has been bringing the same value here for {deadline.timeout} s.",
-                            f"See who holds {path} (fuser).",
-                        )
-                    time.sleep(_POLL)
-                if _is_at(fd, path):
-                    break
-                os.close(fd)  # it was deleted while we waited
-                fd = -1
-            yield _Claim(fd, path)
-        finally:
-            if fd >= 0:
-                os.close(fd)
+            return self.at_source(local, ref, lambda remote: _delete(remote, number, ref.token))
+        except ObjectNotFound:
+            return False
 
-    def _open(self, path: str) -> int:
-        try:
-            os.makedirs(self._folder, exist_ok=True)
-            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except OSError as error:
-            raise MigrationFailed(
-                f"A replica cannot be recorded at {path}: {error.strerror}.",
-                "Let this user write to the socket's folder, or read without a replica: get(ref, replica=False).",
-            ) from error
+    def gone_originals(self, replicas: Iterable[ValueMeta]) -> Set[str]:
+        """Return the tokens of those replicas whose originals are known to be gone.
 
-    # ---- the other end
+        Each host is asked once; one that does not answer is not "gone".
+        """
+        gone: Set[str] = set()
+        for endpoint, metas in _by_origin(replicas).items():
+            try:
+                remote = self._connect(endpoint)
+                try:
+                    there = _trees(remote, list(metas))
+                finally:
+                    remote.close()
+            except VineyardError as error:
+                log.debug("%s does not say whether %d originals are there: %s", endpoint, len(metas), error)
+                continue
+            gone.update(meta.token for number, meta in metas.items() if there.get(number) != meta.token)
+        return gone
 
-    def at_source(self, local: Connection, ref: ObjectRef, action: Callable[[Connection], Result]) -> Result:
+    def withdraw(self, replicas: Iterable[ValueMeta]) -> None:
+        """Let originals know that their replicas here are gone; it is only information, so a failure does no harm."""
+        for endpoint, metas in _by_origin(replicas).items():
+            try:
+                remote = self._connect(endpoint)
+            except VineyardError as error:
+                log.debug("%s still believes in %d replicas here: %s", endpoint, len(metas), error)
+                continue
+            try:
+                for number in metas:
+                    _label(remote, number, "")
+            finally:
+                remote.close()
+
+    def at_source(self, local: Connection, ref: ObjectRef, action: Callable[[RemoteConnection], Result]) -> Result:
         """Do something on the instance that has the original, over RPC.
 
         Raises:
-            MigrationFailed: it cannot be reached.
+            ObjectNotFound: the value is nowhere.
+            MigrationFailed: no instance that should have it can be reached, or the conversation broke.
         """
-        return self._from_source(local, ref, lambda remote, _: action(remote))
-
-    def original_is_gone(self, meta: ValueMeta) -> bool:
-        """Tell whether the original of a replica is known to be gone; a host that does not answer is not "gone"."""
-        try:
-            number = parse_id(meta.origin_id or "")
-            remote, _ = self._connect(meta.origin or "")
-        except (ConnectionFailed, InvalidReference) as error:
-            log.debug("cannot ask %s for the original of a replica: %s", meta.origin, error)
-            return False
-        try:
-            tree = remote.call(GetData([number])).get(number)
-            return tree is None or tree.get("token") != meta.token
-        except VineyardError as error:
-            log.debug("%s did not answer about the original of a replica: %s", meta.origin, error)
-            return False
-        finally:
-            remote.close()
-
-    def _connect(self, endpoint: str) -> Tuple[Connection, TcpStream]:
-        limits = [seconds for seconds in (self._timeout, _CONNECT_TIMEOUT) if seconds is not None]
-        stream = TcpStream.connect(endpoint, Deadline(min(limits)))
-        remote = Connection(stream, timeout=self._timeout, username=self._username, password=self._password)
-        return remote, stream
-
-    def _from_source(
-        self, local: Connection, ref: ObjectRef, action: Callable[[Connection, TcpStream], Result]
-    ) -> Result:
-        """Do something with a connection to the instance that has the original: the reference's, or the cluster's."""
         failures: List[str] = []
-        endpoints = [ref.endpoint] if ref.endpoint else []
-        while True:
-            for endpoint in endpoints:
-                try:
-                    remote, stream = self._connect(endpoint)
-                except VineyardError as error:
-                    failures.append(str(error))
-                    continue
-                try:
-                    return action(remote, stream)
-                except ConnectionFailed as error:
-                    raise MigrationFailed(
-                        f"Reaching {ref.id} ({ref.type}, {ref.size} bytes) at {endpoint} failed: {error.what}",
-                        f"{error.hint} Nothing is left behind; trying again is safe.".strip(),
-                    ) from error
-                finally:
-                    remote.close()
-            tried = set(endpoints)
-            endpoints = [owner for owner in self._owners(local, ref) if owner not in tried]
-            if not endpoints or tried - {ref.endpoint}:
-                break
-        if not failures:
-            raise ObjectNotFound(
-                f"{ref.id} ({ref.type}) is not in {local.peer}, and its reference names no host.",
-                "If it was put on another host, start vineyardd there with its RPC on and run its task again.",
+        missing: Optional[ObjectNotFound] = None
+        for endpoint in self._endpoints(local, ref):
+            try:
+                remote = self._connect(endpoint)
+            except VineyardError as error:
+                failures.append(str(error) if endpoint in str(error) else f"At {endpoint}: {error}")
+                continue
+            try:
+                return action(remote)
+            except ObjectNotFound as error:
+                # Perhaps the name leads to another host when it is resolved here.
+                missing = missing or error
+            except (ConnectionFailed, ProtocolError) as error:
+                if not local.usable:
+                    raise
+                raise MigrationFailed(
+                    f"{ref.id} ({ref.type}, {ref.size} bytes) could not be had from {endpoint}: {error.what}",
+                    f"{error.hint} Nothing is left behind here; trying again is safe.".strip(),
+                ) from error
+            finally:
+                remote.close()
+        if failures:
+            raise MigrationFailed(
+                f"{ref.id} ({ref.type}, {ref.size} bytes) is out of reach. {' '.join(failures)}",
+                "Trying again is safe once that is mended.",
             )
-        raise MigrationFailed(
-            f"{ref.id} ({ref.type}, {ref.size} bytes) cannot be fetched: {' '.join(failures)}",
-            "Nothing is left behind; trying again is safe once the cause is mended.",
+        if missing:
+            raise missing
+        raise ObjectNotFound(
+            f"{ref.id} ({ref.type}) is not in {local.peer}, its reference names no host, and no cluster knows it.",
+            "It was deleted, or put where vineyardd has its RPC off: turn that on there and run its task again.",
         )
 
-    def _owners(self, local: Connection, ref: ObjectRef) -> List[str]:
-        """Return the RPC endpoints of the instance that has a persisted value, as the cluster's metadata know them."""
-        number = parse_id(ref.id)
-        tree = local.call(GetData([number], sync_remote=True)).get(number)
-        if tree is None or tree.get("token") != ref.token:
-            return []
-        instance = local.call(ClusterMeta()).get(f"i{tree.get('instance_id')}", {})
-        reported = str(instance.get("rpc_endpoint") or "")
-        host, _, port = reported.rpartition(":")
-        names = [host, str(instance.get("hostname") or ""), str(instance.get("nodename") or "")]
-        return [f"{name}:{port}" for name in dict.fromkeys(names) if name and port not in ("", "0")]
+    def _connect(self, endpoint: str) -> RemoteConnection:
+        return RemoteConnection(endpoint, timeout=self._timeout, **self._credentials)
+
+    def _endpoints(self, local: Connection, ref: ObjectRef) -> Iterator[str]:
+        """Yield where the original may be: at the reference's endpoint, and then at the cluster's."""
+        if ref.endpoint:
+            yield ref.endpoint
+        for endpoint in _owners(local, ref):
+            if endpoint != ref.endpoint:
+                yield endpoint
 
 
-# ---- one transfer
+def _owners(local: Connection, ref: ObjectRef) -> List[str]:
+    """Return the RPC endpoints of the instance that has a persisted value, as the cluster's metadata know them."""
+    number = parse_id(ref.id)
+    tree = local.call(GetData([number], sync_remote=True)).get(number)
+    if tree is None or tree.get("token") != ref.token:
+        return []
+    instance = local.call(ClusterMeta()).get(f"i{tree.get('instance_id')}", {})
+    host, _, port = str(instance.get("rpc_endpoint") or "").rpartition(":")
+    if port in ("", "0"):
+        return []
+    names = [host, str(instance.get("hostname") or ""), str(instance.get("nodename") or "")]
+    return [f"{name}:{port}" for name in dict.fromkeys(names) if name]
 
 
-def _pull(local: Connection, remote: Connection, stream: TcpStream, ref: ObjectRef) -> int:
-    """Copy an object from one instance to another and return its id there."""
+def _by_origin(replicas: Iterable[ValueMeta]) -> Dict[str, Dict[int, ValueMeta]]:
+    """Return for each host the originals' ids there, with what is known of their replicas."""
+    hosts: Dict[str, Dict[int, ValueMeta]] = {}
+    for meta in replicas:
+        with suppress(InvalidReference):
+            hosts.setdefault(meta.origin or "", {})[parse_id(meta.origin_id or "")] = meta
+    return hosts
+
+
+def _trees(connection: Connection, numbers: List[int]) -> Dict[int, object]:
+    """Return the tokens of those objects that exist."""
+    tokens: Dict[int, object] = {}
+    for start in range(0, len(numbers), _BATCH):
+        found = connection.call(GetData(numbers[start : start + _BATCH]))
+        tokens.update({number: tree.get("token") for number, tree in found.items()})
+    return tokens
+
+
+def _verified(local: Connection, number: Optional[int], token: str) -> Optional[Tuple[int, ValueMeta]]:
+    """Return the replica that a file names, if it is there."""
+    if number is None:
+        return None
+    try:
+        return number, _objects.find_object(local, number, token)
+    except ObjectNotFound:
+        return None
+
+
+# ---- with one host
+
+
+def _bring(local: Connection, remote: RemoteConnection, ref: ObjectRef, claim: Claim) -> int:
+    """Copy an object from one instance to another, note the replica and return its id."""
     started = time.monotonic()
     number = parse_id(ref.id)
     original = _objects.find_object(remote, number, ref.token)
-    instance = local.instance.instance_id
-    meta = replace(original, instance_id=instance, origin=ref.endpoint or remote.peer, origin_id=ref.id)
-    if meta.content is not None:
-        return local.call(CreateData(meta.tree()))
+    here = local.instance.instance_id
+    meta = replace(original, instance_id=here, origin=remote.peer, origin_id=ref.id)
+    copy = local.call(CreateData(meta.tree())) if meta.content is not None else _pull_blob(local, remote, number, meta)
+    try:
+        claim.record(copy)
+    except BaseException:
+        _objects.delete_object(local, copy, ref.token)
+        raise
+    log.debug("pulled %s from %s: %d bytes in %.3f s", ref.id, remote.peer, meta.size, time.monotonic() - started)
+    _label(remote, number, local.peer)
+    return copy
+
+
+def _pull_blob(local: Connection, remote: RemoteConnection, number: int, meta: ValueMeta) -> int:
+    source = meta.blob
     copy, meta, payload = _objects.start_object(local, meta)
     try:
-        fd = local.store_fd(payload)
-        remote.fetch(
-            original.blob, meta.size, lambda: stream.receive_into_file(fd, payload.offset, payload.size, remote.timeout)
-        )
-        _codec.check(local.peek(payload), token=bytes.fromhex(ref.token))
-        _objects.find_object(remote, number, ref.token)
+        remote.fetch_into_file(source, meta.size, local.store_fd(payload), payload.offset)
+        _codec.check(local.peek(payload), token=bytes.fromhex(meta.token))
+        _objects.find_object(remote, number, meta.token)
         _objects.finish_object(local, meta)
     except BaseException:
         _objects.abandon_object(local, copy, meta)
         raise
-    log.debug("pulled %s from %s: %d bytes in %.3f s", ref.id, remote.peer, meta.size, time.monotonic() - started)
-    _announce(remote, number, os.uname().nodename, local.peer)
     return copy
 
 
-def _announce(remote: Connection, number: int, host: str, where: str) -> None:
-    """Let the original know of its replica; it is only information, so a refusal does no harm."""
-    try:
-        remote.call(Label(number, {REPLICA_LABEL + host: where}))
-    except VineyardError as error:
-        log.debug("%s does not note the replica of %s: %s", remote.peer, format_id(number), error)
-
-
-def _download(remote: Connection, stream: TcpStream, ref: ObjectRef) -> memoryview:
+def _download(remote: RemoteConnection, ref: ObjectRef) -> memoryview:
     """Return an object's envelope in anonymous memory."""
     number = parse_id(ref.id)
     original = _objects.find_object(remote, number, ref.token)
     if original.content is not None:
         return memoryview(bytearray(original.content))
-    memory = mmap.mmap(-1, original.size)
-    remote.fetch(original.blob, original.size, lambda: stream.receive_into(memoryview(memory), remote.timeout))
+    try:
+        memory = memoryview(mmap.mmap(-1, original.size))
+    except (OSError, OverflowError, ValueError) as error:
+        raise MigrationFailed(
+            f"There is no memory in this process for {original.size} bytes from {remote.peer}: {error}.",
+            "Read it with a replica in the store, or give the process more memory.",
+        ) from error
+    remote.fetch_into(original.blob, memory)
     _objects.find_object(remote, number, ref.token)
-    return memoryview(memory)
+    return memory
 
 
-# ---- files
+def _delete(remote: RemoteConnection, number: int, token: str) -> bool:
+    if _objects.delete_object(remote, number, token):
+        return True
+    raise ObjectNotFound(f"{format_id(number)} is not in {remote.peer}.")
 
 
-def _verified(local: Connection, record: Dict[str, Any], token: str) -> Optional[Tuple[int, ValueMeta]]:
-    """Return the replica that a file names, if it is there and whole."""
+def _label(remote: RemoteConnection, number: int, where: str) -> None:
+    """Let an original know of its replica here, or with an empty text that it is gone.
+
+    It is only information, so a failure does no harm.
+    """
+    host = os.uname().nodename
+    label = Label(number, {REPLICA_LABEL + host: where})
     try:
-        number = parse_id(record.get("id", ""))
-        return number, _objects.find_object(local, number, token)
-    except (InvalidReference, ObjectNotFound):
-        return None
-
-
-def _lock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _is_at(fd: int, path: str) -> bool:
-    """Whether an open file is still the one at a path."""
-    try:
-        return os.path.samestat(os.fstat(fd), os.stat(path))
-    except FileNotFoundError:
-        return False
+        remote.call(label)
+        for pause in _LABEL_PAUSES:
+            time.sleep(pause)
+            tree = remote.call(GetData([number])).get(number)
+            if tree is not None and (host in ValueMeta.read(tree).replicas) != bool(where):
+                remote.call(label)
+    except VineyardError as error:
+        log.debug("%s does not note where replicas of %s are: %s", remote.peer, format_id(number), error)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections import deque
+import functools
+from collections import defaultdict, deque
 from typing import Any, Iterator, Mapping, Tuple
 
 __all__ = ["path"]
@@ -22,14 +22,14 @@ def path(root: Any, wanted: Any) -> str:
         The path, or an empty string if it was not found in reasonable time (in a ``__reduce__`` result, say).
     """
     waiting = deque([("value", root)])
-    seen = {id(root)}
+    seen = {id(root): root}  # kept, since some children are made at every look, and identities are used again
     while waiting:
         place, current = waiting.popleft()
         if current is wanted:
             return place
         for step, child in _children(current):
             if id(child) not in seen and len(seen) < _MOST:
-                seen.add(id(child))
+                seen[id(child)] = child
                 waiting.append((place + step, child))
     return ""
 
@@ -46,12 +46,20 @@ def _children(value: Any) -> Iterator[Tuple[str, Any]]:
     elif isinstance(value, (set, frozenset)):
         for child in value:
             yield " (a member)", child
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for field in dataclasses.fields(value):
-            yield f".{field.name}", getattr(value, field.name, None)
+    elif isinstance(value, functools.partial):
+        yield ".func", value.func
+        yield ".args", value.args
+        yield ".keywords", value.keywords
+    elif hasattr(value, "dtype") and hasattr(value, "tolist"):  # an array or a column of objects
+        yield from _children(value.tolist())
+    elif hasattr(value, "iloc") and hasattr(value, "columns"):  # a frame
+        for position, name in enumerate(value.columns):
+            yield f"[{_short(name)}]", value.iloc[:, position]
     elif not isinstance(value, type):
         for name, child in getattr(value, "__dict__", {}).items():
             yield f".{name}", child
+    if isinstance(value, defaultdict):
+        yield ".default_factory", value.default_factory
 
 
 def _short(key: Any) -> str:

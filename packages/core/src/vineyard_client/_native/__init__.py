@@ -21,7 +21,7 @@ Invariants:
 
 from __future__ import annotations
 
-from .forms import Draft, View, blob_ids
+from .forms import BLOB, Draft, View, blob_ids
 from .values import Unpickle, describe, draft, read
 
-__all__ = ["Draft", "Unpickle", "View", "blob_ids", "describe", "draft", "read"]
+__all__ = ["BLOB", "Draft", "Unpickle", "View", "blob_ids", "describe", "draft", "read"]

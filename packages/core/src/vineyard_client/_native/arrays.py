@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
 from ..exceptions import ObjectCorrupted
+from . import arrow
 from .forms import Draft, View, library, no_form
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ _NUMPY_NAME = re.compile(
     r"bool|u?int(8|16|32|64)|float(16|32|64)|complex(64|128)|(datetime|timedelta)64\[\d*[A-Za-z]+\]"
 )
 # dtype.str of everything but objects and structures.
-_NUMPY_TEXT = re.compile(r"[<>|=]?([bSUV]\d+|[iufc]\d+|[mM]8\[\d*[A-Za-z]+\])")
+_NUMPY_TEXT = re.compile(r"[<>|=]?([bSU]\d+|[iufc]\d+|[mM]8\[\d*[A-Za-z]+\])")
 _STRINGS = ("str", "string", "std::string", "std::__1::string", "std::__cxx11::string")
 
 # Typename parameters where C++ has a name of its own (v6d: src/common/util/typename.h).
@@ -129,7 +130,8 @@ def tensor(array: Any) -> Draft:
     np = library("numpy", "vineyard::Tensor")
     dtype = array.dtype
     if not dtype.isnative:
-        raise no_form(f"an array of dtype {dtype.str}", "Give it this machine's byte order: array.astype(dtype.newbyteorder('=')).")
+        hint = "Give it this machine's byte order: array.astype(array.dtype.newbyteorder('='))."
+        raise no_form(f"an array of dtype {dtype.str}", hint)
     if not _NUMPY_NAME.fullmatch(dtype.name):
         hint = "Convert text to objects: array.astype(object)." if dtype.kind in "US" else "Put it without native=True."
         raise no_form(f"an array of dtype {dtype}", hint)
@@ -153,7 +155,7 @@ def text_tensor(array: Any) -> Draft:
             name = type(item).__name__
             raise no_form(f"an array of objects with a {name} in it", "Convert it to numbers or to text.", name)
     pa = library("pyarrow", "vineyard::Tensor<std::string>")
-    texts = library(f"{__package__}.arrow", "tensor of text").array(pa.array(array, type=pa.large_string()))
+    texts = arrow.array(pa.array(array, type=pa.large_string()))
     fields = _fields(array.shape, "C", "string", "str")
     return Draft("vineyard::Tensor<std::string>", fields, {"buffer_": texts}, texts.nbytes)
 

@@ -30,7 +30,7 @@ def read(reader: Reader, view: View) -> Any:
         return _read_frame(pd, reader, view)
     if view.base == "vineyard::GlobalDataFrame":
         return [reader.read(view.member(f"partitions_-{i}")) for i in range(view.count("partitions_-size"))]
-    values = _flat(reader.read(view.member("value_")))
+    values = _flat(pd, reader.read(view.member("value_")))
     name = _label(view.json("name")) if "name" in view else None
     if view.base == "vineyard::Index":
         return pd.Index(values, name=name, tupleize_cols=False)
@@ -44,7 +44,7 @@ def _read_frame(pd: Any, reader: Reader, view: View) -> Any:
     places: List[int] = list(range(len(labels)))
     if keys[: len(labels)] != labels:
         places = [keys.index(label) for label in labels]
-    columns = [_flat(reader.read(view.member(f"__values_-value-{place}"))) for place in places]
+    columns = [_flat(pd, reader.read(view.member(f"__values_-value-{place}"))) for place in places]
     if "index_" in view:
         index = _index(pd, reader.read(view.member("index_")))
     elif "index_" in keys and "index_" not in labels:
@@ -60,10 +60,12 @@ def _read_frame(pd: Any, reader: Reader, view: View) -> Any:
 
 
 def _index(pd: Any, values: Any) -> Any:
-    return values if isinstance(values, pd.Index) else pd.Index(_flat(values), tupleize_cols=False)
+    return values if isinstance(values, pd.Index) else pd.Index(_flat(pd, values), tupleize_cols=False)
 
 
-def _flat(values: Any) -> Any:
+def _flat(pd: Any, values: Any) -> Any:
+    """Return the values of a column, without labels of their own that pandas would go by."""
+    values = values.array if isinstance(values, (pd.Series, pd.Index)) else values
     if getattr(values, "ndim", 1) != 1:
         raise ValueError(f"a column of {values.ndim} dimensions")
     return values
@@ -94,7 +96,7 @@ def _draft_frame(pd: Any, frame: Any) -> Draft:
     if isinstance(frame.columns, pd.MultiIndex) or frame.columns.name is not None:
         raise no_form("a frame whose columns have levels or a name", "Give it plain column names.")
     labels = [json.loads(_name(label)) for label in frame.columns]
-    if isinstance(frame.columns, pd.RangeIndex) and not labels and len(frame):
+    if not labels and len(frame):
         raise no_form("a frame without columns but with rows", _PLAIN_PUT)
     members = {}
     if not _counts_rows(pd, frame.index):
@@ -117,7 +119,7 @@ def _draft_index(pd: Any, index: Any) -> Draft:
 
 def _column(pd: Any, values: Any, what: str) -> Draft:
     """Return the draft of a column's or index's values."""
-    if values.dtype == object or values.dtype == pd.Series(["text"]).dtype:
+    if values.dtype == object or str(values.dtype) == "str":  # the latter is text in pandas 3
         texts = values.to_numpy(dtype=object)
         missing = pd.isna(texts)
         if missing.any():
@@ -127,10 +129,9 @@ def _column(pd: Any, values: Any, what: str) -> Draft:
             return text_tensor(texts)
         except TypeError as error:
             raise no_form(f"{what}, whose objects are not all text", _PLAIN_PUT, getattr(error, "name", "")) from error
-    array = values.to_numpy()
-    if array.dtype != values.dtype:
+    if pd.api.types.is_extension_array_dtype(values.dtype):
         raise no_form(f"{what} of dtype {values.dtype}", _PLAIN_PUT, str(values.dtype))
-    return tensor(array)
+    return tensor(values.to_numpy())
 
 
 def _counts_rows(pd: Any, index: Any) -> bool:

@@ -1,0 +1,496 @@
+"""How long values live: views under deletion, tombstones, collection, forks, threads, processes."""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import threading
+import time
+from datetime import timedelta
+from typing import Any, Iterator, List
+
+import pytest
+import vineyard_client as vc
+from vineyard_client._wire.messages import IsInUse
+from vineyard_client.collect import DELETED, EXPIRED
+from vineyard_testing import until
+from vineyard_testing.clients import WatchedClient
+from vineyard_testing.processes import fork, in_child, run_python, wait
+
+pytestmark = pytest.mark.integration
+
+SIZE = 200_000
+
+
+def buffer(fill: int, size: int = SIZE) -> memoryview:
+    """Return a value that is mapped, not copied, when it is got."""
+    return memoryview(bytearray([fill]) * size)
+
+
+def used(client: vc.Client) -> int:
+    return client.status().memory_used
+
+
+def tombstones(client: vc.Client) -> List[vc.ObjectInfo]:
+    return list(client.list(deleted=True))
+
+
+@pytest.fixture
+def other(server: vc.EmbeddedServer, client: vc.Client) -> Iterator[vc.Client]:
+    """A second client, as another process would have it."""
+    with vc.connect(server.socket) as second:
+        yield second
+
+
+# ---- views
+
+
+def reuse(client: vc.Client) -> None:
+    """Put enough that all of the store's free memory is written."""
+    with pytest.raises(vc.StoreFull):
+        for _ in range(100):
+            client.put(buffer(0xEE, 16 << 20))
+
+
+@pytest.mark.parametrize("deleter", ["the reader", "another client"])
+def test_a_view_never_changes(server: vc.EmbeddedServer, deleter: str) -> None:
+    """What ``get`` returned stays as it was when the object is deleted and the store's memory written all over."""
+    with vc.EmbeddedServer("64Mi") as small, vc.connect(small.socket) as client, vc.connect(small.socket) as second:
+        ref = client.put(buffer(1))
+        view: Any = client.get(ref)
+        assert (client if deleter == "the reader" else second).delete(ref)
+        assert not client.exists(ref)
+        reuse(second)
+        assert view == buffer(1)
+        del view
+
+
+def test_a_deleted_value_keeps_its_memory_until_nobody_reads_it(client: vc.Client, other: vc.Client) -> None:
+    """The memory of a deleted value that is read is kept by a tombstone, and collected when the last view is gone."""
+    before = used(client)
+    ref = client.put(buffer(1), labels={"a": "b"})
+    views = [client.get(ref), other.get(ref)]
+    assert client.delete(ref)
+    (tombstone,) = tombstones(client)
+    assert (tombstone.deleted, tombstone.type, tombstone.labels) == (True, "builtins.memoryview", {"a": "b"})
+    assert used(client) == before + ref.size + 1
+    for _ in range(2):
+        assert client.collect() == other.collect() == []
+        views.pop()
+        gc.collect()
+    assert tombstones(client) == [tombstone]
+    planned = client.collect(dry_run=True)
+    assert [(action.info, action.reason) for action in planned] == [(tombstone, DELETED)]
+    assert tombstones(client) == [tombstone]
+    assert other.collect() == planned
+    assert tombstones(client) == [] and used(client) == before
+    assert client.collect() == []
+
+
+def test_a_value_that_nobody_reads_goes_at_once(client: vc.Client) -> None:
+    """A view that is gone is no reader: the delete frees the memory itself."""
+    before = used(client)
+    ref = client.put(buffer(1))
+    for _ in range(3):
+        client.get(ref)
+    gc.collect()
+    client.delete(ref)
+    assert used(client) == before and tombstones(client) == []
+
+
+def test_small_values_pin_nothing(client: vc.Client) -> None:
+    """A value that is copied when it is got does not keep the store's memory."""
+    before = used(client)
+    ref = client.put(buffer(1, 10_000))
+    value: Any = client.get(ref)
+    client.delete(ref)
+    assert used(client) == before and tombstones(client) == []
+    assert value == buffer(1, 10_000)
+
+
+def test_a_value_that_took_no_view_pins_nothing(client: vc.Client) -> None:
+    """A large value that the codec had to copy does not keep the mapping either."""
+    before = used(client)
+    ref = client.put("x" * SIZE)
+    value = client.get(ref)
+    gc.collect()
+    client.delete(ref)
+    assert used(client) == before
+    assert value == "x" * SIZE
+
+
+def test_a_part_of_a_value_keeps_it(client: vc.Client) -> None:
+    """Whoever keeps a part of a value keeps the memory behind it."""
+    ref = client.put([buffer(1), buffer(2)])
+    value: Any = client.get(ref)
+    part = value[1][5:7]
+    del value
+    gc.collect()
+    client.delete(ref)
+    assert len(tombstones(client)) == 1
+    assert part == b"\2\2"
+    del part
+    gc.collect()
+    assert len(client.collect()) == 1
+
+
+@pytest.mark.parametrize("how", ["closed", "forgotten"])
+def test_views_outlive_their_client(server: vc.EmbeddedServer, client: vc.Client, how: str) -> None:
+    """A client that is closed or forgotten leaves live views valid and pinned; the last one ends its connection."""
+    gc.collect()
+    before = client.status()
+    ref = client.put(buffer(1))
+    reader = vc.connect(server.socket)
+    view: Any = reader.get(ref)
+    if how == "closed":
+        reader.close()
+    del reader
+    gc.collect()
+    client.delete(ref)
+    assert view == buffer(1) and client.collect() == []
+    assert client.status().connections == before.connections + 1
+    del view
+    gc.collect()
+    until(lambda: client.status().connections == before.connections, "the end of the reader's connection")
+    assert len(client.collect()) == 1
+    assert used(client) == before.memory_used
+
+
+def test_views_outlive_the_server(tmp_path: Any) -> None:
+    """A server that ends takes its objects, not what readers hold."""
+    with vc.EmbeddedServer("16Mi") as server:
+        client = vc.connect(server.socket)
+        view: Any = client.get(client.put(buffer(7)))
+    assert view == buffer(7)
+    with pytest.raises(vc.ConnectionFailed):
+        client.status()
+    assert view == buffer(7)
+    client.close()
+
+
+# ---- collecting
+
+
+def test_collecting_by_age(client: vc.Client) -> None:
+    """With an age, whole values of that age are deleted as ``delete`` does it; labels narrow it down."""
+    before = used(client)
+    refs = [client.put(buffer(i), labels={"n": str(i)}) for i in range(3)]
+    view: Any = client.get(refs[1])
+    assert client.collect(older_than=timedelta(hours=1)) == []
+    assert client.collect(older_than=timedelta(0), labels={"n": "7"}) == []
+    found = client.collect(older_than=timedelta(0), labels={"n": "0"})
+    assert [(action.info.ref, action.reason) for action in found] == [(refs[0], EXPIRED)]
+    assert [action.info.ref for action in client.collect(older_than=timedelta(0))] == refs[1:]
+    assert not any(client.exists(ref) for ref in refs)
+    assert view == buffer(1) and len(tombstones(client)) == 1
+    del view
+    gc.collect()
+    assert len(client.collect()) == 1 and used(client) == before
+
+
+def test_a_full_store_collects_by_itself(tmp_path: Any) -> None:
+    """Before ``put`` says that the store is full, it frees what nobody needs any more."""
+    with vc.EmbeddedServer("16Mi") as server, vc.connect(server.socket) as client:
+        ref = client.put(buffer(1, 10 << 20))
+        view: Any = client.get(ref)
+        client.delete(ref)
+        with pytest.raises(vc.StoreFull):
+            client.put(buffer(2, 10 << 20))
+        assert view[:5] == b"\1" * 5
+        del view
+        gc.collect()
+        assert client.get(client.put(buffer(2, 10 << 20))) == buffer(2, 10 << 20)
+
+
+# ---- deleting, by several
+
+
+@pytest.mark.parametrize("value", [1, buffer(1)], ids=["small", "large"])
+@pytest.mark.parametrize("read", [False, True], ids=["unread", "read"])
+def test_two_deleters(server: vc.EmbeddedServer, client: vc.Client, value: Any, read: bool) -> None:
+    """Wherever two deletes meet, the object goes, and no tombstone stays that nobody would collect."""
+    before = used(client)
+    with WatchedClient(server.socket) as second:
+        for meet_at in range(1, 12):
+            ref = client.put(value)
+            view = client.get(ref) if read else None
+            start = second.steps
+
+            def meet(number: int, name: str, at: int = start + meet_at, ref: vc.ObjectRef = ref) -> None:
+                if number == at:
+                    client.delete(ref)
+
+            second.before = meet
+            second.delete(ref)
+            second.before = lambda number, name: None
+            client.delete(ref)
+            assert not client.exists(ref)
+            assert view is None or view == value
+            del view
+            gc.collect()
+            client.collect()
+            assert tombstones(client) == [], f"when the other one deletes before step {meet_at}"
+            assert used(client) == before
+
+
+def test_deleted_while_it_is_read(server: vc.EmbeddedServer, client: vc.Client) -> None:
+    """Wherever a delete meets a get, the reader gets the value or hears that it is gone; never other bytes."""
+    outcomes = set()
+    with WatchedClient(server.socket) as reader:
+        for meet_at in range(1, 12):
+            ref = client.put(buffer(1))
+            start = reader.steps
+
+            def meet(number: int, name: str, at: int = start + meet_at, ref: vc.ObjectRef = ref) -> None:
+                if number == at:
+                    client.delete(ref)
+                    client.put(buffer(2))  # takes the place, if that was freed
+
+            reader.before = meet
+            try:
+                value: Any = reader.get(ref)
+                outcomes.add("value")
+                assert value == buffer(1)
+                del value
+            except vc.ObjectNotFound:
+                outcomes.add("gone")
+            reader.before = lambda number, name: None
+            client.delete(ref)
+    gc.collect()
+    client.collect()
+    assert outcomes == {"value", "gone"}
+    assert tombstones(client) == []
+
+
+# ---- fork
+
+
+def test_a_child_works_with_a_connection_of_its_own(client: vc.Client) -> None:
+    """After a fork parent and child both go on, with the same client object, at the same time."""
+    ref = client.put(buffer(1))
+
+    def work() -> None:
+        for i in range(50):
+            mine = client.put([i, buffer(i)])
+            assert client.get(mine) == [i, buffer(i)]
+            assert client.get(ref) == buffer(1)
+            assert client.delete(mine)
+
+    pids = [fork(work) for _ in range(3)]
+    work()
+    assert [wait(pid) for pid in pids] == [0, 0, 0]
+    gc.collect()
+    client.delete(ref)
+
+
+def test_children_of_children(client: vc.Client) -> None:
+    """Grandchildren, too, with and without the generation in between having used the client."""
+
+    def grandchild() -> None:
+        assert client.get(client.put(2)) == 2
+
+    def child(use: bool) -> None:
+        if use:
+            assert client.get(client.put(1)) == 1
+        assert in_child(grandchild) == 0
+
+    assert in_child(lambda: child(True)) == 0
+    assert in_child(lambda: child(False)) == 0
+    assert client.get(client.put(3)) == 3
+
+
+def test_inherited_views_stay_valid(server: vc.EmbeddedServer) -> None:
+    """A child's inherited view is safe from deletes and reuse, also when the parent dropped its own and closed."""
+    with vc.EmbeddedServer("64Mi") as small, vc.connect(small.socket) as second:
+        client = vc.connect(small.socket)
+        ref = client.put(buffer(1))
+        view: Any = client.get(ref)
+        go, say = os.pipe()
+
+        def child() -> None:
+            os.close(say)
+            assert client.get(client.put(5)) == 5  # a connection of its own; the inherited one is abandoned
+            os.read(go, 1)
+            assert view == buffer(1)
+
+        pid = fork(child)
+        del view
+        client.close()
+        gc.collect()
+        assert second.delete(ref)
+        assert len(tombstones(second)) == 1 and second.collect() == []
+        reuse(second)
+        os.close(say)
+        assert wait(pid) == 0
+        os.close(go)
+        assert len(second.collect()) == 1
+
+
+def test_a_closed_client_stays_closed_in_a_child(server: vc.EmbeddedServer) -> None:
+    """Forking does not open what was closed; closing in a child does not close the parent's."""
+    client = vc.connect(server.socket)
+
+    def child() -> None:
+        client.close()
+        with pytest.raises(vc.ConnectionFailed):
+            client.status()
+
+    assert in_child(child) == 0
+    client.status()
+    client.close()
+    assert in_child(child) == 0
+
+
+def test_forking_while_threads_work(client: vc.Client) -> None:
+    """A child forked while other threads are in the middle of calls is not held up by their locks."""
+    result = run_python(
+        """
+import os, sys, threading, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads is what this is about
+import vineyard_client as vc
+client = vc.connect(sys.argv[1])
+stop = threading.Event()
+failed = []
+
+def work(number):
+    try:
+        while not stop.is_set():
+            ref = client.put(memoryview(bytearray([number]) * 100_000))
+            assert client.get(ref) == bytes([number]) * 100_000
+            client.delete(ref)
+    except BaseException as error:
+        failed.append(error)
+
+threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+[thread.start() for thread in threads]
+for i in range(30):
+    pid = os.fork()
+    if not pid:
+        ref = client.put(memoryview(bytearray([99]) * 100_000))
+        ok = client.get(ref) == bytes([99]) * 100_000 and client.delete(ref)
+        os._exit(0 if ok else 1)
+    assert os.waitpid(pid, 0)[1] == 0, i
+stop.set()
+[thread.join() for thread in threads]
+assert not failed, failed
+client.close()
+""",
+        client.socket,
+    )
+    assert result.returncode == 0, result.stderr
+    client.collect()
+    assert list(client.list()) == tombstones(client) == []
+
+
+# ---- load
+
+
+def test_threads(client: vc.Client) -> None:
+    """Eight threads put, get, keep, change and delete through one client for two seconds; every value is right."""
+    before = used(client)
+    until_then = time.monotonic() + 2
+    errors: List[BaseException] = []
+    counts: List[int] = []
+
+    def work(seed: int) -> None:
+        chance = random.Random(seed)
+        kept: List[Any] = []
+        count = 0
+        try:
+            while time.monotonic() < until_then:
+                fill, size = chance.randrange(256), chance.choice([10, 2000, 100_000])
+                ref = client.put(buffer(fill, size), labels={"thread": str(seed)})
+                value: Any = client.get(ref)
+                assert value == buffer(fill, size)
+                if chance.random() < 0.3:
+                    value[0] = fill ^ 1
+                    assert client.get(ref) == buffer(fill, size)
+                else:
+                    kept.append((fill, size, value))
+                assert client.delete(ref)
+                if len(kept) > 5:
+                    fill, size, value = kept.pop(chance.randrange(len(kept)))
+                    assert value == buffer(fill, size)
+                if chance.random() < 0.02:
+                    client.collect()
+                count += 1
+        except BaseException as error:
+            errors.append(error)
+        counts.append(count)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors, errors[0]
+    assert min(counts) > 0
+    gc.collect()
+    client.collect()
+    assert list(client.list()) == tombstones(client) == []
+    assert used(client) == before
+
+
+def test_processes(client: vc.Client) -> None:
+    """Four processes share refs and collect under each other's feet; every value is right or gone."""
+    before = used(client)
+    code = """
+import random, sys, time
+import vineyard_client as vc
+seed = int(sys.argv[2])
+chance = random.Random(seed)
+until_then = time.monotonic() + 1.0
+done = 0
+with vc.connect(sys.argv[1]) as client:
+    while time.monotonic() < until_then:
+        fill = chance.randrange(256)
+        client.put([fill, memoryview(bytearray([fill]) * 100_000)], labels={"shared": "1"})
+        infos = list(client.list(labels={"shared": "1"}))
+        for info in chance.sample(infos, min(3, len(infos))):
+            try:
+                fill, view = client.get(info.ref)
+            except vc.ObjectNotFound:
+                continue
+            assert view == bytes([fill]) * 100_000
+            if chance.random() < 0.6:
+                client.delete(info.ref)
+            assert view == bytes([fill]) * 100_000
+            done += 1
+        if chance.random() < 0.1:
+            client.collect()
+assert done
+"""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(4) as pool:
+        for result in pool.map(lambda seed: run_python(code, client.socket, str(seed)), range(4)):
+            assert result.returncode == 0, result.stderr
+    client.collect(older_than=timedelta(0))
+    client.collect()
+    assert list(client.list()) == tombstones(client) == []
+    assert used(client) == before
+
+
+def test_many_live_values(client: vc.Client) -> None:
+    """Thousands of values may be alive at once: they use no file descriptors."""
+    ref = client.put(buffer(3, 100_000))
+    first = os.dup(0)
+    os.close(first)
+    values: List[Any] = [client.get(ref) for _ in range(2000)]
+    now = os.dup(0)
+    os.close(now)
+    assert now == first
+    assert all(value[99_999] == 3 for value in values)
+    assert client._connection().call(IsInUse(client_blob(client, ref)))
+    values.clear()
+    gc.collect()
+    assert not client._connection().call(IsInUse(client_blob(client, ref)))
+
+
+def client_blob(client: vc.Client, ref: vc.ObjectRef) -> int:
+    from vineyard_client._objects import find_object
+    from vineyard_client.ids import parse_id
+
+    return find_object(client._connection(), parse_id(ref.id), ref.token).blob
+
