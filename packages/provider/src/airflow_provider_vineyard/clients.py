@@ -71,6 +71,7 @@ def get_client(
                 username=username,
                 password=password,
                 allowed_classes=settings.allowed_classes,
+                endpoint=settings.rpc_endpoint,
                 autostart=start,
                 size=settings.size,
                 reserve_memory=settings.reserve_memory,

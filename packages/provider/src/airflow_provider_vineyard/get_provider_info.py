@@ -85,6 +85,14 @@ _OPTIONS: Dict[str, Dict[str, Any]] = {
         "False",
         "True",
     ),
+    "deployment": _option(
+        "Name of this Airflow deployment, written into the labels of each object that it stores. `airflow vineyard gc` "
+        "deletes objects with this name only. Deployments that share a vineyardd must have different names, or each "
+        "takes the other's objects for orphans.",
+        "string",
+        "airflow",
+        "airflow-production",
+    ),
 }
 
 
@@ -102,6 +110,8 @@ def get_provider_info() -> Dict[str, Any]:
         # The first for Airflow 2.1, the second for all later ones; where both are known the second wins.
         "hook-class-names": [_HOOK],
         "connection-types": [{"connection-type": "vineyard", "hook-class-name": _HOOK, "hook-name": "Vineyard"}],
+        # Known to Airflow from 3.2 on; earlier ones have the same commands as the program airflow-vineyard.
+        "cli": ["airflow_provider_vineyard.cli.airflow_commands"],
         "config": {
             CONFIG_SECTION: {
                 "description": "XCom backend and hook for the vineyard object store "

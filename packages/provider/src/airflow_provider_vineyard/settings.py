@@ -14,13 +14,13 @@ from __future__ import annotations
 import logging
 import os
 import re
-from functools import lru_cache
-from typing import NamedTuple, NoReturn, Optional, Tuple
+from functools import lru_cache, partial
+from typing import Any, Callable, Dict, List, NamedTuple, NoReturn, Optional, Tuple
 
 from airflow_provider_vineyard import version_compat
 from airflow_provider_vineyard.get_provider_info import CONFIG_SECTION, option_default
 
-__all__ = ["AIRFLOW_CLASSES", "Settings", "get_settings"]
+__all__ = ["AIRFLOW_CLASSES", "Settings", "get_settings", "wrong_options"]
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +64,9 @@ _PATTERN = re.compile(r"[^\W\d]\w*\.[\w.*?\[\]!-]+\Z")
 _SIZE = re.compile(r"\d+(?:\.\d+)?\s*(?:[KMGT]i?)?B?\Z", re.IGNORECASE)
 _ENDPOINT = re.compile(r"(?:[\w.-]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})\Z")
 
+# It is written into each object's labels.
+_DEPLOYMENT = re.compile(r"[\w.-]{1,100}\Z")
+
 # sizeof(sockaddr_un.sun_path) less the closing zero, on Linux; the kernel refuses a longer one.
 _SOCKET_LIMIT = 107
 
@@ -81,6 +84,7 @@ class Settings(NamedTuple):
         autostart: whether the embedded server may be started.
         size: memory of the embedded server, e.g. ``8Gi``; None is core's default.
         reserve_memory: touch that memory at start.
+        deployment: the name under which this Airflow's objects are known in a store that it shares with others.
     """
 
     ipc_socket: str
@@ -92,6 +96,7 @@ class Settings(NamedTuple):
     autostart: bool
     size: Optional[str]
     reserve_memory: bool
+    deployment: str
 
 
 @lru_cache(maxsize=None)
@@ -105,14 +110,21 @@ def get_settings() -> Settings:
     return Settings(
         ipc_socket=configured or _embedded_socket(),
         embedded=configured is None,
-        persist=_boolean("persist"),
-        rpc_endpoint=_endpoint("rpc_endpoint"),
-        inline_threshold=_count("inline_threshold"),
-        allowed_classes=_classes("allowed_classes"),
-        autostart=_boolean("autostart"),
-        size=_memory("size"),
-        reserve_memory=_boolean("reserve_memory"),
+        **{name: read(name) for name, read in _READERS.items()},
     )
+
+
+def wrong_options() -> List[str]:
+    """Return what ``get_settings`` would raise, for all options that have a wrong value and not only the first."""
+    problems = []
+    readers: List[Callable[[], object]] = [lambda: _socket() or _embedded_socket()]
+    readers += [partial(read, name) for name, read in _READERS.items()]
+    for read in readers:
+        try:
+            read()
+        except version_compat.config_exception() as error:
+            problems.append(str(error))
+    return problems
 
 
 def _text(name: str) -> str:
@@ -157,6 +169,13 @@ def _endpoint(name: str) -> Optional[str]:
     match = _ENDPOINT.match(value)
     if not match or not 0 < int(match.group(1)) < 65536:
         _wrong(name, value, "Write host:port with the port of vineyardd's RPC, such as worker-1.example.org:9600.")
+    return value
+
+
+def _name(name: str) -> str:
+    value = _text(name)
+    if not _DEPLOYMENT.match(value):
+        _wrong(name, value, "Write a name of at most 100 letters, digits, dots, hyphens and underscores.")
     return value
 
 
@@ -225,3 +244,15 @@ def _classes(name: str) -> Tuple[str, ...]:
             )
     usable = (pattern for pattern in airflows if pattern != _AIRFLOW_BLANKET and _PATTERN.match(pattern))
     return tuple(dict.fromkeys([*ours, *usable, *AIRFLOW_CLASSES]))
+
+
+_READERS: Dict[str, Callable[[str], Any]] = {
+    "persist": _boolean,
+    "rpc_endpoint": _endpoint,
+    "inline_threshold": _count,
+    "allowed_classes": _classes,
+    "autostart": _boolean,
+    "size": _memory,
+    "reserve_memory": _boolean,
+    "deployment": _name,
+}

@@ -10,7 +10,17 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any, Tuple, Type
 
-__all__ = ["airflow_home", "airflow_version", "base_hook", "base_xcom", "conf", "config_exception", "is_airflow_3"]
+__all__ = [
+    "airflow_home",
+    "airflow_version",
+    "base_hook",
+    "base_xcom",
+    "conf",
+    "config_exception",
+    "create_session",
+    "is_airflow_3",
+    "xcom_model",
+]
 
 
 def airflow_version() -> Tuple[int, int]:
@@ -48,3 +58,14 @@ def config_exception() -> Type[Exception]:
 def airflow_home() -> str:
     """Return the folder AIRFLOW_HOME."""
     return str(import_module("airflow.configuration").AIRFLOW_HOME)
+
+
+def xcom_model() -> Any:
+    """Return the class of the ORM whose rows are XComs; its ``value`` is JSON on Airflow 3 and bytes before."""
+    module = import_module("airflow.models.xcom")
+    return module.XComModel if is_airflow_3() else module.BaseXCom
+
+
+def create_session() -> Any:
+    """Return a context manager that gives a session of the metadata database."""
+    return import_module("airflow.utils.session").create_session()

@@ -34,6 +34,16 @@ class Encoded(NamedTuple):
     type_name: str
     summary: str
 
+    def release(self) -> None:
+        """Let go of the value's memory; the chunks are of no use afterwards.
+
+        Whoever encoded calls this when it is done, above all when it failed: the frames of a traceback would keep the
+        memory locked, and CPython before 3.13 crashes when it collects a memoryview together with such a lock on it.
+        """
+        for chunk in self.chunks:
+            if isinstance(chunk, memoryview):
+                chunk.release()
+
 
 def encode(value: object, *, token: bytes, allowed_classes: Sequence[str] = ()) -> Encoded:
     """Take a value apart, without copying its large buffers.
@@ -114,7 +124,7 @@ def check(blob: memoryview, *, token: bytes) -> None:
         ObjectCorrupted: it does not hold what was written.
         UnsupportedVersion: it was written by another generation of this package.
     """
-    envelope.parse(blob, token)
+    envelope.inspect(blob, token)
 
 
 def has_buffers(prefix: memoryview) -> bool:

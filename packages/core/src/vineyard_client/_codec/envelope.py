@@ -48,6 +48,7 @@ __all__ = [
     "assemble",
     "buffers_at",
     "count_buffers",
+    "inspect",
     "parse",
 ]
 
@@ -200,6 +201,12 @@ def parse(blob: memoryview, token: bytes) -> Layout:
         ObjectNotFound: the blob is sound but holds another value.
         UnsupportedVersion: written by another generation of this package.
     """
+    stream, buffers = inspect(blob, token)
+    return Layout(bytes(stream), buffers)
+
+
+def inspect(blob: memoryview, token: bytes) -> Tuple[memoryview, List[memoryview]]:
+    """Check a blob as ``parse`` does, and return views of its stream and its buffers; nothing large is copied."""
     header = _header(blob)
     _, _, _, flags, stored_token, total, count, stream_offset, stream_length, crc, reserved = header
     if total != len(blob):
@@ -213,7 +220,7 @@ def parse(blob: memoryview, token: bytes) -> Layout:
     if bool(flags & _FLAG_CRC_COVERS_STREAM) != covered:
         raise _corrupted("its flags contradict its lengths")
     index = bytes(blob[HEADER_SIZE:stream_offset])
-    stream = bytes(blob[stream_offset : stream_offset + stream_length])
+    stream = blob[stream_offset : stream_offset + stream_length]
     prefix = bytearray(_HEADER.pack(*header))
     _CRC.pack_into(prefix, _CRC_OFFSET, 0)
     computed = binascii.crc32(index, binascii.crc32(prefix))
@@ -236,4 +243,4 @@ def parse(blob: memoryview, token: bytes) -> Layout:
         buffers.append(buffer.toreadonly() if buffer_flags & _FLAG_READONLY else buffer)
     if position != total:
         raise _corrupted(f"{total - position} bytes follow its last buffer")
-    return Layout(stream, buffers)
+    return stream, buffers

@@ -203,10 +203,12 @@ def dump(value: Any, policy: Policy) -> Tuple[List[Chunk], List[memoryview]]:
     writer = Writer(policy)
     file = _Pieces()
     pickler = _Pickler(file, writer)
+    done = False
     try:
         pickler.dump(value)
         for finish in writer.finish:
             finish()
+        done = True
     except UnsafeType as exc:
         from . import locate  # for errors only
 
@@ -225,4 +227,10 @@ def dump(value: Any, policy: Policy) -> Tuple[List[Chunk], List[memoryview]]:
         raise UnsafeType(
             f"The value cannot be stored: {exc}.", "Store plain data instead.", qualified(type(value))
         ) from exc
+    finally:
+        pickler.clear_memo()
+        if not done:  # see Encoded.release
+            for piece in (*file.pieces, *writer.buffers):
+                if isinstance(piece, memoryview):
+                    piece.release()
     return file.pieces, writer.buffers

@@ -1,8 +1,14 @@
 """Memory of the store in this process: mappings, plain reads and plain writes.
 
 A mapping covers just the pages of one blob and is private: the kernel copies a page when somebody writes to it, so what
-a caller does to a value never reaches the store or another reader. ``mmap.mmap`` would keep a duplicate of the store's
-fd for each mapping, and thousands of live values would use up the process's descriptors; libc's mmap needs none.
+a caller does to a value never reaches the store or another reader.
+
+Who unmaps, and when, decides whether Python can crash: not before the last object that shows the memory is really gone.
+A weak reference or a ``__del__`` comes too early, because the garbage collector calls them while the other objects of a
+cycle may still look at the memory, or come back to life. So the memory belongs to an ``mmap.mmap``, which unmaps when
+it is deallocated. It is made anonymous, because with a file it would keep a duplicate of the store's fd, and thousands
+of live values would use up the process's descriptors; then libc's mmap lays the blob over it. (The pin does hang on a
+weak reference: a value that a ``__del__`` brings back to life has lost it, but not its memory.)
 
 Writing goes through ``pwritev``: no mapping, no page faults. Only who computes in place has a shared mapping, and that
 turns into a private one where it is when the value is whole.
@@ -14,17 +20,18 @@ import mmap
 import os
 import weakref
 from functools import lru_cache
-from typing import TYPE_CHECKING, Callable, Iterable, List, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Callable, Iterable, List, Sequence, Tuple, Union
 
 if TYPE_CHECKING:
     import ctypes
 
 __all__ = ["map_private", "map_shared", "read_exact", "write_all"]
 
-# PROT_READ | PROT_WRITE, and MAP_PRIVATE | MAP_NORESERVE: without the latter the kernel would set aside memory for a
-# copy of every page that is never going to be written (man 2 mmap).
-_PROT = 0x1 | 0x2
-_SHARED, _PRIVATE, _FIXED = 0x01, 0x02 | (0x4000 if os.uname().sysname == "Linux" else 0x40), 0x10
+# MAP_NORESERVE: without it the kernel would set aside memory for a copy of every page that is never going to be written
+# (man 2 mmap).
+_PROT = mmap.PROT_READ | mmap.PROT_WRITE
+_SHARED, _FIXED = mmap.MAP_SHARED, 0x10
+_PRIVATE = mmap.MAP_PRIVATE | (0x4000 if os.uname().sysname == "Linux" else 0x40)
 
 # The kernel takes 1024 pieces (IOV_MAX) and 2 GiB less a page in one call (man 2 writev, man 2 write).
 _MAX_PIECES = 1024
@@ -38,7 +45,6 @@ def _libc() -> ctypes.CDLL:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_int64]
-    libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
     return libc
 
 
@@ -47,7 +53,7 @@ def map_private(fd: int, offset: int, nbytes: int, released: Callable[[], None])
 
     The mapping lives as long as anything refers to the view's memory; then it goes away and ``released`` is called,
     once, from whichever thread dropped the last reference, possibly in the middle of other code. At interpreter exit
-    neither happens: the process's end does both.
+    that may not happen: the process's end does it.
 
     Args:
         fd: may be closed once this returns.
@@ -74,7 +80,7 @@ def map_shared(
     view, (address, length, start) = _map(_SHARED, fd, offset, nbytes, released)
 
     def detach() -> None:
-        _mmap(address, length, _PRIVATE | _FIXED, fd, start)
+        _overlay(address, length, _PRIVATE, fd, start)
 
     return view, detach
 
@@ -86,26 +92,19 @@ def _map(
 
     start = offset - offset % mmap.ALLOCATIONGRANULARITY
     length = offset - start + nbytes
-    address = _mmap(None, length, flags, fd, start)
-    owner = (ctypes.c_ubyte * nbytes).from_address(address + offset - start)
-    finalizer = weakref.finalize(owner, _unmap, _libc().munmap, address, length, released)
-    finalizer.atexit = False
-    return memoryview(owner).cast("B"), (address, length, start)
+    mapping = mmap.mmap(-1, length, _PRIVATE | mmap.MAP_ANONYMOUS, _PROT)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(mapping))
+    _overlay(address, length, flags, fd, start)
+    weakref.finalize(mapping, released).atexit = False
+    return memoryview(mapping)[offset - start :], (address, length, start)
 
 
-def _mmap(address: Optional[int], length: int, flags: int, fd: int, start: int) -> int:
+def _overlay(address: int, length: int, flags: int, fd: int, start: int) -> None:
     import ctypes
 
-    result: Optional[int] = _libc().mmap(address, length, _PROT, flags, fd, start)
-    if result is None or result == ctypes.c_void_p(-1).value:
+    if _libc().mmap(address, length, _PROT, flags | _FIXED, fd, start) != address:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
-    return result
-
-
-def _unmap(munmap: Callable[[int, int], int], address: int, length: int, released: Callable[[], None]) -> None:
-    munmap(address, length)
-    released()
 
 
 def read_exact(fd: int, offset: int, nbytes: int) -> bytearray:

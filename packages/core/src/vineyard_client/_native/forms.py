@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Dict, Iterator, List, Mapping, Union
 
-from ..exceptions import ObjectCorrupted, UnsafeType, VineyardError
+from ..exceptions import UnsafeType, VineyardError
 from ..ids import parse_id
 
 __all__ = ["BLOB", "EMPTY_BLOB", "EXTRA", "Draft", "Tree", "View", "blob_ids", "library", "no_form"]
@@ -31,7 +31,9 @@ def library(name: str, what: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise VineyardError(f"A {what} needs {name}, which cannot be imported: {error}.", f"{EXTRA} brings it.") from error
+        raise VineyardError(
+            f"{what} needs {name}, which cannot be imported: {error}.", f"{EXTRA} brings it."
+        ) from error
 
 
 def no_form(what: str, hint: str, name: str = "") -> UnsafeType:
@@ -52,7 +54,7 @@ class Draft:
 
     typename: str
     fields: Dict[str, Any] = field(default_factory=dict)
-    members: Dict[str, Union[Draft, memoryview]] = field(default_factory=dict)
+    members: Mapping[str, Union[Draft, memoryview]] = field(default_factory=dict)
     nbytes: int = 0
 
     def parts(self) -> Iterator[Draft]:
@@ -76,7 +78,7 @@ class View:
         self._blobs = blobs
         name = tree.get("typename")
         if not isinstance(name, str):
-            raise ObjectCorrupted(f"An object has the typename {name!r:.80}.", "See what wrote it.")
+            raise TypeError(f"the typename is {name!r:.80}")
         self.typename: str = name
 
     @property

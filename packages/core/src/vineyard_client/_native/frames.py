@@ -33,7 +33,9 @@ def read(reader: Reader, view: View) -> Any:
     values = _flat(pd, reader.read(view.member("value_")))
     name = _label(view.json("name")) if "name" in view else None
     if view.base == "vineyard::Index":
-        return pd.Index(values, name=name, tupleize_cols=False)
+        # The one dtype of an index that its values do not show.
+        category = "value_type_" in view and view.text("value_type_") == "category"
+        return pd.Index(values, name=name, tupleize_cols=False, dtype="category" if category else None)
     index = _index(pd, reader.read(view.member("index_"))) if "index_" in view else None
     return pd.Series(values, index=index, name=name, copy=False)
 

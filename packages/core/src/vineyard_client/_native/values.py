@@ -7,7 +7,7 @@ import pickle
 from typing import Any, Callable, Dict, Mapping, Optional
 
 from ..exceptions import ObjectCorrupted, UnsafeType, UnsupportedVersion, VineyardError
-from .forms import BLOB, Draft, Tree, View, no_form
+from .forms import BLOB, Draft, View, no_form
 
 __all__ = ["Unpickle", "describe", "draft", "read"]
 
@@ -34,7 +34,6 @@ _DRAFTERS = {"numpy": "arrays", "scipy": "arrays", "pandas": "frames", "pyarrow"
 _PICKLE = "vineyard::PickleBuffer"
 
 _INT32 = range(-(1 << 31), 1 << 31)
-_INT64 = range(-(1 << 63), 1 << 63)
 
 _PLAIN_PUT = "Put it without native=True: then any reader with this package gets it back as it was."
 
@@ -66,8 +65,8 @@ class Reader:
         if module is None:
             raise UnsupportedVersion(
                 f"{view.typename} is none of the native types that this release can read.",
-                "Read it with the library of the engine that wrote it, or have it written as a tensor, data frame, table, "
-                "scalar or sequence.",
+                "Read it with the library of the engine that wrote it, or have it written as a tensor, data frame, "
+                "table, scalar or sequence.",
             )
         return _module(module).read(self, view)
 
@@ -154,9 +153,9 @@ def describe(tree: Mapping[str, Any]) -> str:
 def draft(value: object) -> Draft:
     """Say how a value is to be stored for other engines.
 
-    Values, dtypes, names and the order of things are kept. Not kept: that a sequence was a list and not a tuple; whether
-    text was a ``string`` or ``large_string`` (it becomes the latter); a range index, which becomes one of numbers unless
-    it counts the rows from zero; the ``freq`` of an index; which kind of missing value a text was (it is null).
+    Values, dtypes, names and the order of things are kept. Not kept: that a sequence was a list and not a tuple; that
+    Arrow data had 32-bit offsets or was cut into chunks; a range index, which becomes one of numbers unless it counts
+    the rows from zero; the ``freq`` of an index; which kind of missing value a text was.
 
     Args:
         value: a number, text or sequence; an array or sparse matrix; a frame, series or index; Arrow data; a polars
@@ -178,7 +177,10 @@ def part(value: Any) -> Any:
     if kind is str:
         return Draft("vineyard::Scalar<std::string>", {"value_": value, "type_": "str"})
     if kind is int:
-        return _whole_number(value)
+        if value not in _INT32:
+            # C++ would cut a Scalar<int> down, and the official package makes None of a Scalar<int64>.
+            raise no_form("a whole number of more than 32 bits", "Put it in an array.", "int")
+        return Draft("vineyard::Scalar<int>", {"value_": value, "type_": "int"})
     if kind is float:
         if value - value != 0:  # NaN or infinity
             raise no_form(f"the number {value}: metadata are JSON", "Put it in an array.")
@@ -193,11 +195,3 @@ def part(value: Any) -> Any:
     if drafted is None:
         raise no_form(f"a {kind.__module__}.{kind.__qualname__}", _PLAIN_PUT, f"{kind.__module__}.{kind.__qualname__}")
     return drafted
-
-
-def _whole_number(value: int) -> Draft:
-    if value in _INT32:
-        return Draft("vineyard::Scalar<int>", {"value_": value, "type_": "int"})
-    if value in _INT64:
-        return Draft("vineyard::Scalar<int64>", {"value_": value, "type_": "int"})
-    raise no_form("a number of more than 64 bits", _PLAIN_PUT, "int")

@@ -8,7 +8,6 @@ in Airflow. One line at INFO for each put and get, never with the value.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import logging
 import time
 from typing import TYPE_CHECKING, Any, Dict
@@ -18,7 +17,7 @@ from airflow_provider_vineyard.reference import Origin, RowReference
 from airflow_provider_vineyard.settings import Settings, get_settings
 
 if TYPE_CHECKING:
-    from vineyard_client import VineyardError
+    from vineyard_client import Client, VineyardError
 
 __all__ = ["free", "get", "put"]
 
@@ -46,8 +45,6 @@ def put(value: object, origin: Origin) -> Dict[str, Any]:
         else:
             owned = True
             ref = client.put(value, labels=origin.labels(), persist=settings.persist)
-            if settings.rpc_endpoint:
-                ref = dataclasses.replace(ref, endpoint=settings.rpc_endpoint)
         row = RowReference.describe(ref, client.info(ref), origin=origin, owned=owned)
     except VineyardError as error:
         raise _explained(error, f"{origin} cannot be stored", _put_hint(error, settings)) from error
@@ -78,16 +75,19 @@ def get(row: object) -> Any:
     reference = RowReference.parse(row)
     started = time.perf_counter()
     try:
-        value = get_client(settings).get(reference.ref)
+        client = get_client(settings)
+        place = _place(client, reference)
+        value = client.get(reference.ref)
     except VineyardError as error:
         put = f"{reference.ref.type}, put on {reference.host} at {reference.created}"
         what = f"{reference.origin} ({put}) cannot be read"
         raise _explained(error, what, _get_hint(error, reference.origin, settings)) from error
     log.info(
-        "get %s: %s, %d B, from the local vineyard, %s, %.1f ms",
+        "get %s: %s, %d B, %s, %s, %.1f ms",
         reference.origin,
         reference.ref.type,
         reference.ref.size,
+        place,
         reference.ref.id,
         (time.perf_counter() - started) * 1000,
     )
@@ -110,6 +110,16 @@ def free(row: object) -> None:
         log.info("%s %s: %s", "freed" if deleted else "already gone:", reference.origin, reference.ref.id)
     except Exception as error:
         log.warning("An old XCom could not be freed and may still take room in vineyard: %s", error)
+
+
+def _place(client: Client, reference: RowReference) -> str:
+    """Say where a value comes from; to be asked before reading it, which may bring it here."""
+    endpoint = reference.ref.endpoint
+    if endpoint is None or endpoint == client.status().endpoint:
+        return "from the local vineyard"
+    if client.info(reference.ref).socket == client.socket:
+        return f"from the local replica of the one on {reference.host}"
+    return f"migrated from {reference.host} ({endpoint})"
 
 
 def _explained(error: VineyardError, what: str, hint: str) -> VineyardError:

@@ -54,6 +54,7 @@ _BIT_GENERATORS = frozenset(["MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64"]
 
 # Kinds of element whose ``dtype.str`` says all; the commonest way to spell one.
 _PLAIN = frozenset("?bBhHiIefdgFDG")
+_MEMORY = frozenset([memoryview, bytes, bytearray])
 
 
 # --- dtypes ----------------------------------------------------------------------------------------------------------
@@ -209,6 +210,9 @@ def unplain(parts: Any) -> Any:
     if dtype.hasobject or dtype.kind == "T":
         # Bytes from outside would be taken for pointers.
         raise damaged(f"memory cannot hold elements of type {dtype}")
+    if type(buffer) not in _MEMORY:
+        # Without memory, numpy would hand out what was there before.
+        raise damaged(f"a {type(buffer).__name__} is the memory of an array")
     if strides is None or not len(buffer):
         return np.ndarray(shape, dtype, buffer)
     return np.ndarray(shape, dtype, buffer, 0, strides)
