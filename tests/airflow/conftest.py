@@ -1,13 +1,17 @@
-"""Real Airflow, each test module in an AIRFLOW_HOME of its own.
+"""Real Airflow of any release, each test module in an AIRFLOW_HOME of its own.
 
 The database is migrated once per session and copied for each home: an ``airflow`` command takes four seconds to start,
 a migration eight more. Homes lie directly below the system's folder for temporary files, because pytest's own are too
 deep for the path of a UNIX socket. When a home is given back, its embedded server is stopped with the command that
 people would use, and no process that was started in it may be left.
+
+What differs by release stands here: the examples' folder, the command that makes a database, how a run is started and
+what its log looks like. Test modules that are for one generation say so with ``needs``.
 """
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import json
 import os
@@ -17,22 +21,57 @@ import subprocess
 import sysconfig
 import tempfile
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from importlib import metadata
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+VERSION: Tuple[int, ...] = tuple(int(part) for part in metadata.version("apache-airflow").split(".")[:2])
+
+# Airflow 2 cannot log in JSON. This format makes each record a line that is a literal of Python.
+_LOG_FORMAT = (
+    "{'timestamp': '%(asctime)s', 'logger': '%(name)s', 'level': '%(levelname)s', 'event': %(message)r}"
+)
+_AIRFLOW_2 = {
+    "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "examples" / "dags_airflow2"),
+    "AIRFLOW__LOGGING__LOG_FORMAT": _LOG_FORMAT,
+    "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",
+    # Before 2.5, `dags test` waits so long after each task.
+    "AIRFLOW__SCHEDULER__JOB_HEARTBEAT_SEC": "0",
+}
+_AIRFLOW_3 = {
+    "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "examples" / "dags"),
+    "AIRFLOW__LOGGING__JSON_LOGS": "True",
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the mark, and let old releases of Airflow warn: what they use was deprecated after them."""
+    config.addinivalue_line("markers", "needs(first, last): releases of Airflow that a test is for")
+    if VERSION < (3, 0):
+        config.addinivalue_line("filterwarnings", "ignore")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what the installed release cannot do."""
+    for mark in item.iter_markers("needs"):
+        first, last = (*mark.args, (9, 9))[:2]
+        if not first <= VERSION <= last:
+            reason = mark.kwargs["reason"]
+            pytest.skip(f"Airflow {'.'.join(map(str, VERSION))}: {reason}")
 
 
 @dataclass
 class Output:
     """What a command wrote: Airflow's log records, and the lines that are none, which tasks or the command printed."""
 
-    records: list[dict[str, Any]] = field(default_factory=list)
-    printed: list[str] = field(default_factory=list)
+    records: List[Dict[str, Any]] = field(default_factory=list)
+    printed: List[str] = field(default_factory=list)
 
-    def events(self, logger: str) -> list[str]:
+    def events(self, logger: str) -> List[str]:
         """Return the messages of loggers whose name starts so."""
         return [record["event"] for record in self.records if record.get("logger", "").startswith(logger)]
 
@@ -44,6 +83,7 @@ class XCom:
     task_id: str
     key: str
     text: str
+    map_index: int
 
     @property
     def value(self) -> Any:
@@ -69,42 +109,71 @@ class Home:
             **inherited,
             "PATH": os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]]),
             "AIRFLOW_HOME": str(path),
-            "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "examples" / "dags"),
+            **(_AIRFLOW_3 if VERSION >= (3, 0) else _AIRFLOW_2),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__CORE__XCOM_BACKEND": "airflow_provider_vineyard.xcom.VineyardXCom",
-            "AIRFLOW__LOGGING__JSON_LOGS": "True",
             # The server maps memory as it is used; the size only has to be enough.
             "AIRFLOW__VINEYARD__SIZE": "1Gi",
             "PYTHONWARNINGS": "ignore",
         }
 
-    def run(self, *command: str, **env: str) -> Output:
-        """Run a command; it must succeed."""
+    def test(self, dag_id: str, date: Optional[str] = None, *, succeeds: bool = True, **env: str) -> Output:
+        """Run a DAG with ``airflow dags test``.
+
+        Args:
+            dag_id: the DAG.
+            date: its logical date, in ISO format; Airflow 2 wants one, which must not be before the DAG's start.
+            succeeds: whether the run must succeed.
+            env: further environment variables.
+        """
+        if date is None and VERSION < (3, 0):
+            date = datetime.now(timezone.utc).date().isoformat()
+        output = self.run("airflow", "dags", "test", dag_id, *([date] if date else []), check=succeeds, **env)
+        # From 2.5 to 2.11 the exit status says nothing.
+        state = self.query("select state from dag_run where dag_id = ? order by id desc limit 1", dag_id)
+        if succeeds and state != [("success",)]:
+            telling = [str(record) for record in output.records if record["level"].lower() != "info"]
+            pytest.fail("\n".join([f"the run of {dag_id} ended as {state}", *telling, *output.printed]), pytrace=False)
+        return output
+
+    def run(self, *command: str, check: bool = True, **env: str) -> Output:
+        """Run a command; it must succeed unless ``check`` is false."""
         done = subprocess.run(
             command, env={**self.env, **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
         )
         lines = done.stdout.splitlines()
-        if done.returncode:
-            telling = [line for line in lines if '"level":"info"' not in line]
+        if check and done.returncode:
+            telling = [line for line in lines if '"level":"info"' not in line and "'level': 'INFO'" not in line]
             pytest.fail("\n".join([f"{' '.join(command)} exited with {done.returncode}:", *telling]), pytrace=False)
         output = Output()
         for line in lines:
             if line.startswith('{"timestamp"'):
                 output.records.append(json.loads(line))
+            elif line.startswith("{'timestamp'"):
+                output.records.append(ast.literal_eval(line))
             else:
                 output.printed.append(line)
         return output
 
-    def xcoms(self, dag_id: str) -> list[XCom]:
-        """Return the rows of a DAG in the order in which they were written."""
-        query = "select task_id, key, cast(value as text) from xcom where dag_id = ? order by timestamp, key"
-        database = sqlite3.connect(self.path / "airflow.db")
-        try:
-            return [XCom(*row) for row in database.execute(query, [dag_id])]
-        finally:
-            database.close()
+    def query(self, statement: str, *values: Any) -> List[Tuple[Any, ...]]:
+        """Run a statement on Airflow's database, and commit it."""
+        with contextlib.closing(sqlite3.connect(str(self.path / "airflow.db"))) as database, database:
+            return database.execute(statement, values).fetchall()
 
-    def processes(self) -> list[str]:
+    def xcoms(self, dag_id: str) -> List[XCom]:
+        """Return the rows of a DAG in the order in which they were written."""
+        index = "map_index" if VERSION >= (2, 3) else "-1"
+        columns = f"task_id, key, cast(value as text), {index}"
+        rows = self.query(f"select {columns} from xcom where dag_id = ? order by timestamp, key", dag_id)
+        return [XCom(*row) for row in rows]
+
+    def states(self, dag_id: str) -> Dict[str, str]:
+        """Return the states of a DAG's task instances by task, with the index of a mapped one in brackets."""
+        index = "map_index" if VERSION >= (2, 3) else "-1"
+        rows = self.query(f"select task_id, {index}, state from task_instance where dag_id = ?", dag_id)
+        return {task if number < 0 else f"{task}[{number}]": state for task, number, state in rows}
+
+    def processes(self) -> List[str]:
         """Return the command lines of running processes that name this home."""
         if Path("/proc/self/cmdline").exists():
             lines = [_command_line(pid) for pid in os.listdir("/proc") if pid.isdigit()]
@@ -129,9 +198,9 @@ def _new_home() -> Home:
 
 @pytest.fixture(scope="session")
 def migrated() -> Iterator[Path]:
-    """Return Airflow's database as ``airflow db migrate`` makes it."""
+    """Return Airflow's database as Airflow makes it."""
     home = _new_home()
-    home.run("airflow", "db", "migrate")
+    home.run("airflow", "db", "migrate" if VERSION >= (2, 7) else "init")
     yield home.path / "airflow.db"
     home.close()
 

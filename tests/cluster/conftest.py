@@ -1,4 +1,4 @@
-"""Hosts for the tests of this folder: three network namespaces with a vineyardd each; see ``vineyard_testing.hosts``."""
+"""Hosts for the tests of this folder: three network namespaces with a vineyardd each (``vineyard_testing.hosts``)."""
 
 from __future__ import annotations
 

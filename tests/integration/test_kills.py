@@ -9,12 +9,13 @@ import signal
 from typing import Any, Callable, Iterator, List
 
 import pytest
-import vineyard_client as vc
-from vineyard_client._wire.messages import CreateBuffer, Seal
-from vineyard_client.collect import DEAD_WRITER
 from vineyard_testing import until
 from vineyard_testing.clients import WatchedClient
 from vineyard_testing.processes import fork, wait
+
+import vineyard_client as vc
+from vineyard_client._wire.messages import CreateBuffer, Seal
+from vineyard_client.collect import DEAD_WRITER
 
 pytestmark = pytest.mark.integration
 
@@ -111,8 +112,8 @@ def test_a_conversation_that_breaks(store: vc.Client, call: Callable[..., Any], 
         else:
             pytest.fail("the call has more steps than expected")
     assert broken >= 3
-    # Between allocating and naming there are no more than a few steps.
-    assert used(store) - before <= 4 * (SIZE + 300)
+    # Allocating takes a few steps, and to break in one of them leaves a blob that has no name yet.
+    assert used(store) - before <= 8 * (SIZE + 300)
 
 
 @pytest.mark.parametrize("value", [1, buffer(3)], ids=["small", "large"])

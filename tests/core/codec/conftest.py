@@ -1,8 +1,11 @@
-"""Make the modules that these tests share importable, and offer the round trip that nearly all of them need."""
+"""Make the modules that these tests share importable, and keep what libraries do at first use out of the tests."""
 
 from __future__ import annotations
 
+import importlib
+import io
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -10,23 +13,29 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 
-@pytest.fixture
-def roundtrip():
-    """Encode a value, lay its chunks out as one blob, and decode that."""
-    from codec_support import roundtrip
-
-    return roundtrip
-
-
 @pytest.fixture(scope="session", autouse=True)
 def warm_libraries():
-    """Let libraries that keep threads or descriptors open for good open them before anybody counts."""
-    try:
-        import polars as pl
-    except ImportError:
-        return
-    import io
-
-    file = io.BytesIO()
-    pl.DataFrame({"a": [1]}).lazy().collect().write_ipc(file)
-    pl.read_ipc(io.BytesIO(file.getvalue()))
+    """Let libraries warn about themselves, and open what they keep open for good, before anybody counts."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in (
+            "numpy",
+            "pandas",
+            "pandas.testing",
+            "pyarrow",
+            "pyarrow.compute",
+            "scipy.sparse",
+            "xarray",
+            "torch",
+        ):
+            try:
+                importlib.import_module(name)
+            except ImportError:
+                continue
+        try:
+            import polars as pl
+        except ImportError:
+            return
+        file = io.BytesIO()
+        pl.DataFrame({"a": [1]}).lazy().collect().write_ipc(file)
+        pl.read_ipc(io.BytesIO(file.getvalue()))

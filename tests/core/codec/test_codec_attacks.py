@@ -31,9 +31,29 @@ FORGED = "vineyard_client._codec.ops"
 
 # What code that ran would do, as Python's own audit reports it. Hooks cannot be taken away again, so there is one.
 _WATCHED = frozenset(
-    "os.system os.exec os.fork os.forkpty os.posix_spawn os.spawn os.startfile os.remove os.rename os.mkdir os.chmod "
-    "subprocess.Popen pty.spawn socket.connect socket.bind shutil.rmtree webbrowser.open code.__new__ "
-    "ctypes.dlopen function.__new__ urllib.Request".split()
+    [
+        "os.system",
+        "os.exec",
+        "os.fork",
+        "os.forkpty",
+        "os.posix_spawn",
+        "os.spawn",
+        "os.startfile",
+        "os.remove",
+        "os.rename",
+        "os.mkdir",
+        "os.chmod",
+        "subprocess.Popen",
+        "pty.spawn",
+        "socket.connect",
+        "socket.bind",
+        "shutil.rmtree",
+        "webbrowser.open",
+        "code.__new__",
+        "ctypes.dlopen",
+        "function.__new__",
+        "urllib.Request",
+    ]
 )
 _watching: list = []
 
@@ -77,7 +97,7 @@ def test_the_watch_sees_attacks_that_work(traces):
     del _watching[1:]
 
 
-# --- gadgets known from elsewhere --------------------------------------------------------------------------------------
+# --- gadgets known from elsewhere -----------------------------------------------------------------------------------
 
 GADGETS = {
     "reduce to os.system": pickle.dumps(models.Gadget(os.system, "touch pwned"), 5),
@@ -108,7 +128,7 @@ def test_known_gadgets_run_nothing(stream, traces):
         decode(blob_of(stream), ALLOWED)
 
 
-# --- our own operations turned against us ------------------------------------------------------------------------------
+# --- our own operations turned against us ---------------------------------------------------------------------------
 
 MISUSES = {
     "a class by name that nobody allowed": ("NAME", ("pathlib", "Path")),
@@ -351,7 +371,11 @@ OTHERS = {
 
 @pytest.mark.parametrize(
     ("library", "arguments"),
-    [pytest.param(library, arguments, id=f"{library}-{arguments[0]}") for library in OTHERS for arguments in OTHERS[library]],
+    [
+        pytest.param(library, arguments, id=f"{library}-{arguments[0]}")
+        for library in OTHERS
+        for arguments in OTHERS[library]
+    ],
 )
 def test_other_libraries_cannot_be_turned_against_the_reader(library, arguments, traces):
     pytest.importorskip(library)
@@ -379,14 +403,19 @@ def test_makers_and_values_are_few_and_known():
     """No maker takes its name from a library, and no class is a value that could do harm when it is called."""
     for cls in table.values:
         top = cls.__module__.partition(".")[0]
-        assert not issubclass(cls, (type, BaseException)) and cls.__name__ not in ("ndarray", "dtype", "void", "object_")
+        assert not issubclass(cls, (type, BaseException)) and cls.__name__ not in (
+            "ndarray",
+            "dtype",
+            "void",
+            "object_",
+        )
         assert top in {
             *("builtins", "collections", "datetime", "decimal", "fractions", "uuid", "pathlib", "types", "ipaddress"),
             *("array", "zoneinfo", "numpy", "pandas", "polars"),
         }, cls
 
 
-# --- damage and malice in the envelope, at random ---------------------------------------------------------------------
+# --- damage and malice in the envelope, at random -------------------------------------------------------------------
 
 
 def _sample() -> object:
@@ -494,11 +523,56 @@ def test_spliced_and_shuffled_streams_run_nothing(sample, traces):
 def test_random_opcodes_run_nothing(traces):
     """Programs of allowed opcodes and real names, put together at random."""
     rng = random.Random(5)
-    pieces = [b"(", b"0", b"1", b"N", b"\x88", b"K\x05", b"]", b"}", b")", b"a", b"e", b"s", b"u", b"\x8f", b"\x90", b"t"]
-    pieces += [b"\x85", b"\x86", b"\x87", b"R", b"R", b"R", b"\x94", b"h\x00", b"h\x01", b"\x91", b"\x93", b"\x97", b"\x98"]
-    for text in (FORGED, "MAKE", "NEW", "CALL", "NAME", "STATE", "FILL", "codec_models", "Plain", "complex", "OrderedDict"):
+    pieces = [
+        b"(",
+        b"0",
+        b"1",
+        b"N",
+        b"\x88",
+        b"K\x05",
+        b"]",
+        b"}",
+        b")",
+        b"a",
+        b"e",
+        b"s",
+        b"u",
+        b"\x8f",
+        b"\x90",
+        b"t",
+    ]
+    pieces += [
+        b"\x85",
+        b"\x86",
+        b"\x87",
+        b"R",
+        b"R",
+        b"R",
+        b"\x94",
+        b"h\x00",
+        b"h\x01",
+        b"\x91",
+        b"\x93",
+        b"\x97",
+        b"\x98",
+    ]
+    for text in (
+        FORGED,
+        "MAKE",
+        "NEW",
+        "CALL",
+        "NAME",
+        "STATE",
+        "FILL",
+        "codec_models",
+        "Plain",
+        "complex",
+        "OrderedDict",
+    ):
         pieces.append(b"\x8c" + bytes([len(text)]) + text.encode())
-    pieces += [Assembler().named(FORGED, name).finish()[2:-1] for name in ("MAKE", "NEW", "CALL", "NAME", "STATE", "FILL")]
+    pieces += [
+        Assembler().named(FORGED, name).finish()[2:-1] for name in ("MAKE", "NEW", "CALL", "NAME", "STATE", "FILL")
+    ]
     pieces += [Assembler().call("NAME", "", "builtins.dict").finish()[2:-1]]
     pieces += [Assembler().call("NEW", "codec_models", "Plain", (), {}).finish()[2:-1]]
     for _ in range(3000):

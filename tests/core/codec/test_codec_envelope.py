@@ -14,7 +14,19 @@ from vineyard_client._codec import envelope
 from vineyard_client.exceptions import ObjectCorrupted, ObjectNotFound, UnsupportedVersion, VineyardError
 
 HEADER = struct.Struct("<8sHHI16sQQQQII")
-FIELDS = "magic layout codec flags token total buffers stream_offset stream_length crc reserved".split()
+FIELDS = [
+    "magic",
+    "layout",
+    "codec",
+    "flags",
+    "token",
+    "total",
+    "buffers",
+    "stream_offset",
+    "stream_length",
+    "crc",
+    "reserved",
+]
 ENTRY = struct.Struct("<QQII")
 
 
@@ -125,7 +137,7 @@ def test_a_hostile_index_is_damage(case):
     stored = laid_out(200, 200)
     place = 72 + 24 * entry + field
     struct.pack_into("<Q", stored, place, change(struct.unpack_from("<Q", stored, place)[0]))
-    with pytest.raises(ObjectCorrupted, match="buffer|last"):
+    with pytest.raises(ObjectCorrupted, match=r"buffer|last"):
         envelope.parse(memoryview(sealed(stored)), TOKEN)
 
 
@@ -152,7 +164,7 @@ def test_a_token_has_16_bytes():
 
 
 def test_a_large_stream_is_left_out_of_the_checksum_but_still_checked():
-    stored = blob(["text%d" % number for number in range(200_000)])
+    stored = blob([f"text{number}" for number in range(200_000)])
     assert dict(zip(FIELDS, HEADER.unpack_from(stored)))["flags"] == 0
     assert decode(stored)[-1] == "text199999"
     stored[-1] = ord("Q")

@@ -1,4 +1,4 @@
-"""Objects of the caller's own classes, identity and cycles, and what is refused while it is still known where it sits."""
+"""Objects of the caller's own classes, identity and cycles; what is refused, while it is known where it sits."""
 
 from __future__ import annotations
 
@@ -260,7 +260,7 @@ def test_pydantic_models_come_back_when_allowed():
     class Item(pydantic.BaseModel):
         name: str
         price: float = 1.5
-        tags: list = []
+        tags: list = pydantic.Field(default_factory=list)
 
     Item.__qualname__, Item.__module__ = "Item", "codec_models"
     models.Item = Item

@@ -25,7 +25,9 @@ def test_patterns_reach_a_class(pattern):
     assert roundtrip(models.Plain(a=1), pattern).a == 1
 
 
-@pytest.mark.parametrize("pattern", ["codec_models.plain", "codec_models.Plai", "codec_model.*", "codec_models.Plain.x"])
+@pytest.mark.parametrize(
+    "pattern", ["codec_models.plain", "codec_models.Plai", "codec_model.*", "codec_models.Plain.x"]
+)
 def test_patterns_do_not_reach_further_than_they_say(pattern):
     with pytest.raises(UnsafeType, match=r"codec_models\.Plain may not"):
         blob(models.Plain(), [pattern])
@@ -75,7 +77,7 @@ NEVER = [
 def test_some_names_are_refused_whatever_the_pattern(module, name, pattern, operation):
     arguments = {"CALL": ((),), "NAME": (), "NEW": ((), {})}[operation]
     stream = pickled((operation, (module, name, *arguments)))
-    with pytest.raises(UnsafeType, match="never stored|module.name"):
+    with pytest.raises(UnsafeType, match="is never stored"):
         decode_stream(stream, pattern)
     with pytest.raises(UnsafeType):
         policy_for((pattern,)).find(module, name)

@@ -13,10 +13,64 @@ from vineyard_client._codec.verify import verify
 from vineyard_client.exceptions import ObjectCorrupted, UnsafeType, VineyardError
 
 ALLOWED = {
-    *("MARK STOP POP POP_MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 LONG4 BINFLOAT".split()),
-    *("SHORT_BINBYTES BINBYTES BINBYTES8 BYTEARRAY8 NEXT_BUFFER READONLY_BUFFER SHORT_BINUNICODE BINUNICODE".split()),
-    *("BINUNICODE8 EMPTY_LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_DICT SETITEM".split()),
-    *("SETITEMS EMPTY_SET ADDITEMS FROZENSET STACK_GLOBAL MEMOIZE BINGET LONG_BINGET REDUCE FRAME".split()),
+    *(
+        [
+            "MARK",
+            "STOP",
+            "POP",
+            "POP_MARK",
+            "NONE",
+            "NEWTRUE",
+            "NEWFALSE",
+            "BININT",
+            "BININT1",
+            "BININT2",
+            "LONG1",
+            "LONG4",
+            "BINFLOAT",
+        ]
+    ),
+    *(
+        [
+            "SHORT_BINBYTES",
+            "BINBYTES",
+            "BINBYTES8",
+            "BYTEARRAY8",
+            "NEXT_BUFFER",
+            "READONLY_BUFFER",
+            "SHORT_BINUNICODE",
+            "BINUNICODE",
+        ]
+    ),
+    *(
+        [
+            "BINUNICODE8",
+            "EMPTY_LIST",
+            "APPEND",
+            "APPENDS",
+            "EMPTY_TUPLE",
+            "TUPLE",
+            "TUPLE1",
+            "TUPLE2",
+            "TUPLE3",
+            "EMPTY_DICT",
+            "SETITEM",
+        ]
+    ),
+    *(
+        [
+            "SETITEMS",
+            "EMPTY_SET",
+            "ADDITEMS",
+            "FROZENSET",
+            "STACK_GLOBAL",
+            "MEMOIZE",
+            "BINGET",
+            "LONG_BINGET",
+            "REDUCE",
+            "FRAME",
+        ]
+    ),
 }
 PADDING = [b"", b"N0" * 20, b"N0" * 5000]
 
@@ -47,7 +101,7 @@ def test_bytes_that_are_no_opcodes_are_refused():
         [1, 2**40, 2**3000, 1.5, "a", "é" * 30, "b" * 300, "c" * 70000, b"d", b"e" * 300, bytearray(b"f"), True],
         {"a": (1, 2, 3, 4), "b": {1, 2}, "c": frozenset("x")},
         list(range(100_000)),
-        [("k%d" % i, "v" * (i % 60), i / 3, b"b" * (i % 40)) for i in range(5000)],
+        [(f"k{i}", "v" * (i % 60), i / 3, b"b" * (i % 40)) for i in range(5000)],
     ],
     ids=["none", "kinds", "containers", "numbers", "mixed"],
 )
@@ -57,7 +111,7 @@ def test_what_pickle_writes_of_plain_data_passes(value):
 
 @pytest.mark.parametrize("size", [100, 100_000])
 def test_a_cut_stream_is_damaged_wherever_it_is_cut(size):
-    stream = pickle.dumps([("text%d" % i, i, "x" * 50, b"y" * 20) for i in range(size // 50)], protocol=5)
+    stream = pickle.dumps([(f"text{i}", i, "x" * 50, b"y" * 20) for i in range(size // 50)], protocol=5)
     for cut in [*range(2, 60), *range(60, len(stream), max(len(stream) // 50, 1)), len(stream) - 1]:
         with pytest.raises(ObjectCorrupted):
             verify(stream[:cut])

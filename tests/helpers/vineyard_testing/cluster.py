@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
-from typing import Any, Callable, List, NamedTuple
+from typing import Any, List, NamedTuple
 
 import vineyard_client as vc
 
@@ -20,37 +21,29 @@ class Trio(NamedTuple):
 
 
 def leftovers(server: Server) -> List[str]:
-    """Return what is in a store, or beside it, that ``collect`` did not free; a store with something gets a new server."""
-    problems: List[str] = []
-    with server.client() as client:
-        # A server may need a moment to see that a peer is gone, above all one that was cut off.
-        until(lambda: client.collect() == [], "collect finds everything", 5)
-        for deleted in (False, True):
-            problems += [f"{info.ref} is there" for info in client.list(deleted=deleted)]
-        try:
-            until(lambda: client.status().memory_used == 0, "all memory is free", 5)
-        except AssertionError:
-            problems.append(f"{client.status().memory_used} bytes are in use")
-    folder = Path(server.socket + ".replicas")
-    problems += [f"a file {path}" for path in folder.glob("*")]
+    """Return what is in a store, or beside it, that ``collect`` did not free; then the server is replaced by a new one."""
+    problems = server.do(_leftovers)
+    problems += [f"a file {path}" for path in Path(server.socket + ".replicas").glob("*")]
     if problems:
         server.kill()
         server.start()
     return problems
 
 
-def under_way(server: Server, task: Task[Any], nbytes: int = 1_000_000) -> None:
-    """Return when a transfer from a host has begun and is not over."""
+def _leftovers(client: vc.Client) -> List[str]:
+    def clean() -> bool:
+        # A server may need a moment to see that a peer is gone, above all one that was cut off.
+        return client.collect() == [] and client.status().memory_used == 0
+
+    with contextlib.suppress(AssertionError):
+        until(clean, "everything is free", 5)
+    problems = [f"{info} is there" for deleted in (False, True) for info in client.list(deleted=deleted)]
+    used = client.status().memory_used
+    return [*problems, f"{used} bytes are in use"] if used else problems
+
+
+def until_sent(server: Server, nbytes: int, task: Task[Any]) -> None:
+    """Return when a host has sent so many bytes from now on; the task, which receives them, must be at work still."""
     before = server.host.sent()
-    until(lambda: server.host.sent() > before + nbytes, "the transfer begins")
+    until(lambda: server.host.sent() >= before + nbytes, f"{nbytes} bytes are sent")
     assert not task.done
-
-
-def reading(server: Server, ref: vc.ObjectRef, **options: Any) -> Callable[[], Any]:
-    """Return a function that reads a value through a server; it is for a host's ``call`` or ``start``."""
-
-    def read() -> Any:
-        with server.client(**options) as client:
-            return client.get(ref)
-
-    return read

@@ -241,6 +241,19 @@ class Server:
         options = {"endpoint": self.endpoint, "timeout": 5.0, **self._login, **options}
         return vc.connect(self.socket, autostart=False, **options)
 
+    def begin(self, work: Callable[[vc.Client], Result], **options: Any) -> Task[Result]:
+        """Start a function in a forked child on the host, with a client of this server."""
+
+        def run() -> Result:
+            with self.client(**options) as client:
+                return work(client)
+
+        return self.host.start(run)
+
+    def do(self, work: Callable[[vc.Client], Result], *, within: float = 3 * UNIT, **options: Any) -> Result:
+        """Run a function in a forked child on the host, with a client of this server; it must not take longer."""
+        return self.begin(work, **options).result(within)
+
     def memory_used(self) -> int:
         """Return the bytes in use."""
         with self.client() as client:

@@ -50,7 +50,6 @@ from .ids import format_id
 from .meta import GUARD_SIZE, INLINE_LIMIT, TOMBSTONE, VALUE, ValueMeta
 
 __all__ = [
-    "abandon_object",
     "delete_object",
     "discard",
     "find_object",
@@ -95,22 +94,21 @@ def write_object(connection: Connection, meta: ValueMeta, chunks: Sequence[Chunk
     """
     if meta.size <= INLINE_LIMIT:
         return connection.call(CreateData(replace(meta, content=b"".join(chunks)).tree()))
-    number, meta, payload = start_object(connection, meta)
-    try:
+    with start_object(connection, meta) as (number, meta, payload):
         connection.write(payload, chunks)
         finish_object(connection, meta)
-    except BaseException:
-        abandon_object(connection, number, meta)
-        raise
     return number
 
 
-def start_object(connection: Connection, meta: ValueMeta) -> Tuple[int, ValueMeta, Payload]:
-    """Store the metadata of an object whose blob is not written yet.
+@contextmanager
+def start_object(connection: Connection, meta: ValueMeta) -> Iterator[Tuple[int, ValueMeta, Payload]]:
+    """Store the metadata of an object whose blob is written in the block.
 
-    Returns:
-        The object's id, the metadata with the blobs' ids, and the place of the blob. The caller writes the blob and
-        calls ``finish_object``, or deletes the object.
+    The block writes the blob and calls ``finish_object``; if it raises, the object is freed. Either way the writer lets
+    go of the guard, once.
+
+    Yields:
+        The object's id, the metadata with the blobs' ids, and the place of the blob.
 
     Raises:
         StoreFull: there is no room; nothing is left.
@@ -118,13 +116,16 @@ def start_object(connection: Connection, meta: ValueMeta) -> Tuple[int, ValueMet
     guard, blob = _allocate(connection, meta.size)
     meta = replace(meta, blob=blob.id, guard=guard.id)
     connection.hold(guard.id)
+    cleanup: List[Request[None]] = [DropBuffer(guard.id), DropBuffer(blob.id)]
     try:
         _, number = connection.call_all(Seal(guard.id), CreateData(meta.tree()))
+        cleanup = [DeleteData([number])]
+        yield number, meta, blob.payload
     except BaseException:
-        discard(connection, DropBuffer(guard.id), DropBuffer(blob.id))
-        connection.unpin(guard.id)
+        discard(connection, *cleanup)
         raise
-    return number, meta, blob.payload
+    finally:
+        connection.unpin(guard.id)
 
 
 @contextmanager
@@ -149,8 +150,7 @@ def open_draft(
     Raises:
         StoreFull: there is no room; nothing is left.
     """
-    number, meta, payload = start_object(connection, meta)
-    try:
+    with start_object(connection, meta) as (number, meta, payload):
         position = 0
         for chunk in chunks:
             if position < buffers_at or not isinstance(chunk, memoryview):
@@ -163,10 +163,6 @@ def open_draft(
             # Before anybody can read the object, or, if it failed, before its memory is used for another.
             detach()
         connection.call(Seal(meta.blob))
-        connection.unpin(meta.guard)
-    except BaseException:
-        abandon_object(connection, number, meta)
-        raise
 
 
 def finish_object(connection: Connection, meta: ValueMeta) -> None:
@@ -174,13 +170,6 @@ def finish_object(connection: Connection, meta: ValueMeta) -> None:
     sealed, _ = connection.outcomes(Seal(meta.blob), Release(meta.blob))  # the mark may be lost already: _io.pinfile
     if isinstance(sealed, VineyardError):
         raise sealed
-    connection.unpin(meta.guard)
-
-
-def abandon_object(connection: Connection, number: int, meta: ValueMeta) -> None:
-    """Free an object that was started and will not be finished."""
-    discard(connection, DeleteData([number]))
-    connection.unpin(meta.guard)
 
 
 def discard(connection: Connection, *cleanup: Request[None]) -> None:

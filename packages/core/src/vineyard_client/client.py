@@ -21,7 +21,7 @@ from ._connection import Connection
 from ._io.deadline import Deadline
 from ._io.pinfile import PinFile
 from ._io.unix import UnixStream
-from ._wire.messages import ClusterMeta, DeleteData, InstanceStatus, Persist
+from ._wire.messages import DeleteData, InstanceStatus, Persist
 from .collect import DEAD_WRITER, DELETED, EXPIRED, ORIGINAL_GONE, Candidate, Collectable, plan
 from .exceptions import ConnectionFailed, ObjectNotFound, StoreFull
 from .ids import format_id, parse_id
@@ -240,12 +240,11 @@ class Client:
         patterns = (*self._allowed_classes, *allowed_classes)
         try:
             envelope = self._local_envelope(connection, ref)
-        except ObjectNotFound:
+        except ObjectNotFound as error:
             native = self._find_native(connection, ref)
             if native is not None:
                 return self._read_native(connection, native, patterns)
-            if not self._may_be_elsewhere(connection, ref):
-                raise
+            self._must_be_elsewhere(connection, ref, error)
             envelope = self._remote_envelope(connection, ref, replica)
         return _codec.decode(envelope, token=bytes.fromhex(ref.token), allowed_classes=patterns)
 
@@ -280,9 +279,8 @@ class Client:
         number: int = parse_id(ref.id)
         try:
             meta = _objects.find_object(connection, number, ref.token)
-        except ObjectNotFound:
-            if not self._may_be_elsewhere(connection, ref):
-                raise
+        except ObjectNotFound as error:
+            self._must_be_elsewhere(connection, ref, error)
             number = self._replicate(connection, ref)
             meta = _objects.find_object(connection, number, ref.token)
         return self._reference(connection, number, meta)
@@ -330,16 +328,17 @@ class Client:
             native = self._find_native(connection, ref)
             if native is not None:
                 return self._native_info(connection, native)
-            return self._info(connection, number, _objects.find_object(connection, number, None))
+            meta = _objects.find_object(connection, number, None)
+            deleted = any(number == tombstone for tombstone, _ in _objects.list_objects(connection, TOMBSTONE))
+            return self._info(connection, number, meta, deleted)
         number = parse_id(ref.id)
         try:
             return self._info(connection, number, _objects.find_object(connection, number, ref.token))
-        except ObjectNotFound:
+        except ObjectNotFound as error:
             native = self._find_native(connection, ref)
             if native is not None:
                 return self._native_info(connection, native)
-            if not self._may_be_elsewhere(connection, ref):
-                raise
+            self._must_be_elsewhere(connection, ref, error)
         found = self._migration.find(connection, ref.token)
         if found:
             return self._info(connection, *found)
@@ -359,7 +358,10 @@ class Client:
             ObjectNotFound: there is no such object.
             InvalidReference: the text is no id, or the id of a blob, which is part of an object.
         """
-        return self.info(id).ref
+        info = self.info(id)
+        if info.deleted:
+            raise ObjectNotFound(f"{id} keeps the memory of a deleted value.", "Put the value again.")
+        return info.ref
 
     def exists(self, ref: ObjectRef) -> bool:
         """Tell whether the value behind a reference is there, on this host or its own.
@@ -536,7 +538,15 @@ class Client:
         """Whether an object that is not here may be on another host."""
         if ref.endpoint is not None:
             return ref.endpoint != self._advertised(connection)
-        return len(connection.call(ClusterMeta())) > 1
+        return self._migration.has_owner(connection, ref)
+
+    def _must_be_elsewhere(self, connection: Connection, ref: ObjectRef, error: ObjectNotFound) -> None:
+        """Return if an object that is not here may be on another host; else raise what was found here."""
+        if self._may_be_elsewhere(connection, ref):
+            return
+        if ref.endpoint is None:
+            raise ObjectNotFound(error.what, f"{error.hint} {_NO_ENDPOINT_HINT}") from error
+        raise error
 
     def _advertised(self, connection: Connection) -> Optional[str]:
         """Return where other hosts reach the instance; None when its RPC is off."""
@@ -616,6 +626,9 @@ class Client:
             origin=meta.origin,
             replicas=meta.replicas,
         )
+
+
+_NO_ENDPOINT_HINT = "Its reference names no host: if it was put on another one, turn vineyardd's RPC on there first."
 
 
 def _endpoint(connection: Connection) -> Optional[str]:

@@ -120,6 +120,10 @@ class Migration:
                 claim.remove()
                 raise
 
+    def has_owner(self, local: Connection, ref: ObjectRef) -> bool:
+        """Tell whether the cluster's metadata know which instance has a value."""
+        return bool(_owners(local, ref))
+
     def read(self, local: Connection, ref: ObjectRef) -> memoryview:
         """Return the envelope of a value on another host in memory of this process, and leave no replica.
 
@@ -319,15 +323,11 @@ def _bring(local: Connection, remote: RemoteConnection, ref: ObjectRef, claim: C
 
 def _pull_blob(local: Connection, remote: RemoteConnection, number: int, meta: ValueMeta) -> int:
     source = meta.blob
-    copy, meta, payload = _objects.start_object(local, meta)
-    try:
+    with _objects.start_object(local, meta) as (copy, meta, payload):
         remote.fetch_into_file(source, meta.size, local.store_fd(payload), payload.offset)
         _codec.check(local.peek(payload), token=bytes.fromhex(meta.token))
         _objects.find_object(remote, number, meta.token)
         _objects.finish_object(local, meta)
-    except BaseException:
-        _objects.abandon_object(local, copy, meta)
-        raise
     return copy
 
 

@@ -15,7 +15,7 @@ from airflow_provider_vineyard.settings import Settings
 if TYPE_CHECKING:
     from vineyard_client import Client
 
-__all__ = ["close_clients", "get_client", "require_core"]
+__all__ = ["close_clients", "get_client", "get_client_if_running", "require_core"]
 
 _Key = Tuple[Settings, str, str, str, bool]
 _clients: Dict[_Key, Client] = {}
@@ -82,6 +82,28 @@ def get_client(
         if client is not made:
             made.close()
     return client
+
+
+def get_client_if_running(settings: Settings) -> Optional[Client]:
+    """Return the client for the configured server, or None if that is the embedded one and it does not run.
+
+    Args:
+        settings: the options of ``[vineyard]``.
+
+    Raises:
+        ConnectionFailed: nobody listens at a socket that was configured, or this user may not use it.
+        ProtocolError: what listens there is not vineyardd.
+        ImportError: core is not installed.
+    """
+    require_core()
+    from vineyard_client import ConnectionFailed
+
+    try:
+        return get_client(settings, start=False)
+    except ConnectionFailed as error:
+        if settings.embedded and isinstance(error.__cause__, (FileNotFoundError, ConnectionRefusedError)):
+            return None
+        raise
 
 
 def close_clients() -> None:

@@ -85,6 +85,14 @@ _OPTIONS: Dict[str, Dict[str, Any]] = {
         "False",
         "True",
     ),
+    "preload": _option(
+        "Modules that are imported once in the process that tasks are forked from (the scheduler with a LocalExecutor, a "
+        "Celery worker), separated by spaces or commas, so that tasks need not import them again. That process grows by "
+        "what they need and starts later by as long as they take. Empty: none.",
+        "string",
+        "",
+        "pandas, pyarrow",
+    ),
     "deployment": _option(
         "Name of this Airflow deployment, written into the labels of each object that it stores. `airflow vineyard gc` "
         "deletes objects with this name only. Deployments that share a vineyardd must have different names, or each "

@@ -38,9 +38,13 @@ from typing import TYPE_CHECKING, Any, Dict, NamedTuple, Optional
 if TYPE_CHECKING:
     from vineyard_client import ObjectInfo, ObjectRef
 
-__all__ = ["ROW_KEY", "Origin", "RowReference", "looks_like_row"]
+__all__ = ["DEPLOYMENT_LABEL", "ROW_KEY", "Origin", "RowReference", "looks_like_row"]
 
 ROW_KEY = "vineyard"
+
+# The label that each object of an XCom has in vineyard, beside those of its origin: the name of the deployment. What
+# does not have it is somebody else's, and never collected.
+DEPLOYMENT_LABEL = "airflow"
 
 _SUMMARY_LIMIT = 300
 # Airflow's own limit for dag_id, run_id, task_id and key is 250 (512 for keys); names of hosts are at most 255.

@@ -20,7 +20,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, NoReturn, Optional, Tu
 from airflow_provider_vineyard import version_compat
 from airflow_provider_vineyard.get_provider_info import CONFIG_SECTION, option_default
 
-__all__ = ["AIRFLOW_CLASSES", "Settings", "get_settings", "wrong_options"]
+__all__ = ["AIRFLOW_CLASSES", "Settings", "executor", "get_settings", "preload_modules", "wrong_options"]
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +125,16 @@ def wrong_options() -> List[str]:
         except version_compat.config_exception() as error:
             problems.append(str(error))
     return problems
+
+
+def preload_modules() -> Tuple[str, ...]:
+    """Return the names in ``preload``, read by itself: it is asked for in processes that use no other option."""
+    return tuple(dict.fromkeys(_text("preload").replace(",", " ").split()))
+
+
+def executor() -> str:
+    """Return ``[core] executor``: the name of an executor, or several names."""
+    return str(version_compat.conf().get("core", "executor", fallback=""))
 
 
 def _text(name: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any, Tuple, Type
 
 __all__ = [
     "airflow_home",
+    "airflow_release",
     "airflow_version",
     "base_hook",
     "base_xcom",
@@ -25,8 +26,13 @@ __all__ = [
 
 def airflow_version() -> Tuple[int, int]:
     """Return major and minor number of the Airflow that is installed."""
-    major, minor = import_module("airflow").__version__.split(".")[:2]
+    major, minor = airflow_release().split(".")[:2]
     return int(major), int(minor)
+
+
+def airflow_release() -> str:
+    """Return the full version of the Airflow that is installed."""
+    return str(import_module("airflow").__version__)
 
 
 def is_airflow_3() -> bool:

@@ -48,7 +48,7 @@ def make(case: Callable[[], Any]) -> Any:
             raise Unavailable(f"{type(exc).__name__}: {exc}") from exc
 
 
-# --- what "the same" means ---------------------------------------------------------------------------------------------
+# --- what "the same" means ------------------------------------------------------------------------------------------
 
 
 def assert_same(left: Any, right: Any, _seen: Set[Tuple[int, int]] | None = None) -> None:
@@ -304,7 +304,7 @@ _COMPARERS: Dict[str, Callable[[Any, Any, Set[Tuple[int, int]]], bool]] = {
 }
 
 
-# --- values ------------------------------------------------------------------------------------------------------------
+# --- values ---------------------------------------------------------------------------------------------------------
 
 
 class Colour(enum.Enum):
@@ -454,7 +454,8 @@ def numpy_cases() -> Iterator[Case]:
         array_[1] = [array_]
         return array_
 
-    kinds = [*"bBhHiIlLqQefdgFDG?", "S5", "U5", "V7", "M8[ns]", "M8[D]", "m8[us]", "M8[25s]", ">i4", ">f8", ">U3", ">M8[s]"]
+    kinds = [*"bBhHiIlLqQefdgFDG?", "S5", "U5", "V7", "M8[ns]", "M8[D]", "m8[us]", "M8[25s]", ">i4", ">f8", ">U3"]
+    kinds.append(">M8[s]")
     for kind in kinds:
         yield f"dtype {kind}", lambda kind=kind: np.zeros(7, kind)
         yield f"dtype {kind}, large", lambda kind=kind: np.ones(2000, np.dtype(kind).str.replace("V7", "u1"))
@@ -736,7 +737,7 @@ def _pyarrow_arrays() -> Dict[str, Callable[[], Any]]:
         return lambda: pa.array([None if step and i % step == 3 else value(i) for i in range(count)], dtype())
 
     found: Dict[str, Callable[[], Any]] = {"null": lambda: pa.nulls(count)}
-    for name in "int8 int16 int32 int64 uint8 uint16 uint32 uint64".split():
+    for name in ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]:
         found[name] = of(getattr(pa, name), lambda i: i)
         found[f"{name}, no nulls"] = of(getattr(pa, name), lambda i: i, 0)
     for name in ("float32", "float64"):
@@ -832,7 +833,7 @@ def polars_cases() -> Iterator[Case]:
         "Enum": lambda: pl.Series("x", ["a", None], dtype=pl.Enum(["z", "a"])),
         "Date": lambda: pl.Series("x", [day, None]),
         "Datetime": lambda: pl.Series("x", [datetime.datetime(2020, 1, 1), None]).dt.cast_time_unit("ms"),
-        "Datetime with zone": lambda: pl.Series("x", [datetime.datetime(2020, 1, 1)]).dt.replace_time_zone("Asia/Tokyo"),
+        "Datetime with zone": lambda: pl.Series("x", [day], dtype=pl.Datetime("ms")).dt.replace_time_zone("Asia/Tokyo"),
         "Time": lambda: pl.Series("x", [datetime.time(1, 2), None]),
         "Duration": lambda: pl.Series("x", [datetime.timedelta(1), None]),
         "Decimal": lambda: pl.Series("x", [decimal.Decimal("1.25"), None]),
@@ -874,7 +875,7 @@ def scipy_cases() -> Iterator[Case]:
 
     dense = np.zeros((40, 30))
     dense[::3, ::5] = 1.5
-    for form in "bsr coo csc csr dia dok lil".split():
+    for form in ["bsr", "coo", "csc", "csr", "dia", "dok", "lil"]:
         for kind in ("matrix", "array"):
             yield f"{form}_{kind}", lambda form=form, kind=kind: getattr(sp, f"{form}_{kind}")(dense)
     yield "csr of int8, empty", lambda: sp.csr_matrix((3, 4), dtype="int8")

@@ -1,8 +1,8 @@
 """Any Python value to bytes that fit into one blob, and back: same type, same value, nothing run, nothing copied twice.
 
-The parts, each with its own docstring: ``envelope`` (the bytes: the format's source of truth), ``writer`` and ``reader``
-(pickle protocol 5 in a language of six operations), ``verify`` (the check before anything runs), ``policy`` (which
-classes of the caller's are allowed), ``adapters`` (known types, by library, loaded when the first value comes by),
+The parts, each with its own docstring: ``envelope`` (the bytes: the format's source of truth), ``writer`` and
+``reader`` (pickle protocol 5 in a language of six operations), ``verify`` (the check before anything runs), ``policy``
+(which classes of the caller's are allowed), ``adapters`` (known types, a module for each library, loaded when needed),
 ``summary`` (a line for people).
 """
 
@@ -70,7 +70,7 @@ def decode(blob: memoryview, *, token: bytes, allowed_classes: Sequence[str] = (
     """Put a value together again.
 
     Args:
-        blob: the whole blob. Large buffers of the value become views into it: writable where the value's own memory was,
+        blob: the whole blob. Large buffers of the value become views into it, writable where the value's own memory was
             if the blob is; they keep alive what ``blob`` shows. A value without such buffers keeps nothing alive.
         token: the token in the reference.
         allowed_classes: patterns of the caller's own classes, see ``policy``.

@@ -1,11 +1,11 @@
-"""The bytes of a stored value: header, index, pickle stream, buffers. This docstring is the format.
+r"""The bytes of a stored value: header, index, pickle stream, buffers. This docstring is the format.
 
 Layout version 1. All integers are little-endian; nothing is compressed; padding is zero.
 
 ====== ======  =================================================================================
 offset bytes   header (72 bytes)
 ====== ======  =================================================================================
-0      8       magic ``VYVALUE\\n``
+0      8       magic ``VYVALUE\n``
 8      2       layout version: 1
 10     2       codec: 1 = restricted pickle protocol 5 (``pickle5``)
 12     4       flags: bit 0 set when the checksum covers the pickle stream too; the others are zero
@@ -35,7 +35,7 @@ from __future__ import annotations
 
 import binascii
 import struct
-from typing import List, NamedTuple, Sequence, Tuple, Union
+from typing import Any, List, NamedTuple, Sequence, Tuple, Union
 
 from vineyard_client.exceptions import ObjectCorrupted, ObjectNotFound, UnsupportedVersion
 
@@ -170,7 +170,7 @@ def count_buffers(prefix: memoryview) -> int:
     return int(_header(prefix)[6])
 
 
-def _header(blob: memoryview) -> Tuple[int, ...]:
+def _header(blob: memoryview) -> Tuple[Any, ...]:
     if len(blob) < HEADER_SIZE:
         raise _corrupted(f"it has {len(blob)} bytes, fewer than a header")
     fields = _HEADER.unpack(blob[:HEADER_SIZE])
@@ -233,7 +233,7 @@ def inspect(blob: memoryview, token: bytes) -> Tuple[memoryview, List[memoryview
             "Another object has its place: the value found under this id has another token than the reference.",
             "The object was deleted or its server restarted since; have the task that made it run again.",
         )
-    buffers = []
+    buffers: List[memoryview] = []
     position = stream_offset + stream_length
     for start, length, buffer_flags, zero in _ENTRY.iter_unpack(index):
         if start != _align(position) or start + length > total or buffer_flags & ~_FLAG_READONLY or zero:

@@ -8,8 +8,8 @@ other class must be allowed by a pattern, ``fnmatch`` style, on ``module.qualnam
 2. A pattern begins with the full name of a top-level package, spelt out: ``"*"`` and ``"my*.models"`` are refused when
    they are given, not quietly ignored. So a pattern cannot reach further than the packages that somebody wrote down.
 3. A class of Python's standard library is allowed only by its exact name, without a wildcard.
-4. A function (a pickling helper that ``__reduce__`` of an allowed class names) is allowed only by its exact name. It may
-   then be called with any arguments by whoever can write to the store.
+4. A function (a pickling helper that ``__reduce__`` of an allowed class names) is allowed only by its exact name. It
+may    then be called with any arguments by whoever can write to the store.
 5. The object found must *be* what the name says: ``mypkg.models.Popen``, imported there from ``subprocess``, is
    ``subprocess.Popen`` and judged as such. Between module and class only classes are walked through.
 
@@ -33,21 +33,141 @@ __all__ = ["Policy", "policy_for", "qualified"]
 
 # Top-level modules whose classes and functions run, open, load or reach for things.
 NEVER = frozenset(
-    "_ast _asyncio _ctypes _frozen_importlib _frozen_importlib_external _imp _io _multiprocessing _operator _pickle "
-    "_posixsubprocess _socket _ssl _thread _weakref _winapi asyncio bdb builtins cProfile cmd code codecs _codecs codeop "
-    "concurrent copyreg ctypes dbm distutils doctest ensurepip fileinput ftplib functools _functools gc glob http imaplib "
-    "imp importlib inspect io lib2to3 linecache logging mailbox marshal mmap multiprocessing nntplib nt ntpath operator "
-    "os pdb pickle pickletools pip pipes pkgutil poplib posix posixpath profile pty pydoc runpy sched select selectors "
-    "setuptools shelve shutil signal site smtplib socket socketserver sqlite3 _sqlite3 ssl subprocess sys tarfile "
-    "telnetlib tempfile threading timeit trace traceback types unittest urllib venv weakref webbrowser xmlrpc zipapp "
-    "zipfile zipimport vineyard_client cloudpickle dill joblib jsonpickle".split()
+    [
+        "_ast",
+        "_asyncio",
+        "_ctypes",
+        "_frozen_importlib",
+        "_frozen_importlib_external",
+        "_imp",
+        "_io",
+        "_multiprocessing",
+        "_operator",
+        "_pickle",
+        "_posixsubprocess",
+        "_socket",
+        "_ssl",
+        "_thread",
+        "_weakref",
+        "_winapi",
+        "asyncio",
+        "bdb",
+        "builtins",
+        "cProfile",
+        "cmd",
+        "code",
+        "codecs",
+        "_codecs",
+        "codeop",
+        "concurrent",
+        "copyreg",
+        "ctypes",
+        "dbm",
+        "distutils",
+        "doctest",
+        "ensurepip",
+        "fileinput",
+        "ftplib",
+        "functools",
+        "_functools",
+        "gc",
+        "glob",
+        "http",
+        "imaplib",
+        "imp",
+        "importlib",
+        "inspect",
+        "io",
+        "lib2to3",
+        "linecache",
+        "logging",
+        "mailbox",
+        "marshal",
+        "mmap",
+        "multiprocessing",
+        "nntplib",
+        "nt",
+        "ntpath",
+        "operator",
+        "os",
+        "pdb",
+        "pickle",
+        "pickletools",
+        "pip",
+        "pipes",
+        "pkgutil",
+        "poplib",
+        "posix",
+        "posixpath",
+        "profile",
+        "pty",
+        "pydoc",
+        "runpy",
+        "sched",
+        "select",
+        "selectors",
+        "setuptools",
+        "shelve",
+        "shutil",
+        "signal",
+        "site",
+        "smtplib",
+        "socket",
+        "socketserver",
+        "sqlite3",
+        "_sqlite3",
+        "ssl",
+        "subprocess",
+        "sys",
+        "tarfile",
+        "telnetlib",
+        "tempfile",
+        "threading",
+        "timeit",
+        "trace",
+        "traceback",
+        "types",
+        "unittest",
+        "urllib",
+        "venv",
+        "weakref",
+        "webbrowser",
+        "xmlrpc",
+        "zipapp",
+        "zipfile",
+        "zipimport",
+        "vineyard_client",
+        "cloudpickle",
+        "dill",
+        "joblib",
+        "jsonpickle",
+    ]
 )
 # Exact names in those modules that are plain data all the same; they still need to be allowed.
 _HARMLESS = frozenset(["http.cookies.Morsel", "http.cookies.SimpleCookie", "sqlite3.Row"])
 # A class derived from one of these does its work in the constructor, so a wildcard over its package must not reach it.
 _NEVER_BASES = frozenset(
-    "_ctypes _pickle _posixsubprocess _socket bdb code codeop ctypes multiprocessing pdb pickle pty runpy shelve socket "
-    "subprocess tempfile timeit trace".split()
+    [
+        "_ctypes",
+        "_pickle",
+        "_posixsubprocess",
+        "_socket",
+        "bdb",
+        "code",
+        "codeop",
+        "ctypes",
+        "multiprocessing",
+        "pdb",
+        "pickle",
+        "pty",
+        "runpy",
+        "shelve",
+        "socket",
+        "subprocess",
+        "tempfile",
+        "timeit",
+        "trace",
+    ]
 )
 _WILDCARD = re.compile(r"[*?\[\]]")
 _PACKAGE = re.compile(r"[^\W\d]\w*\.")

@@ -20,7 +20,7 @@ _COLUMNS_READ = 40
 
 
 def type_name(value: object) -> str:
-    """Return the name of a value's type as people write it: ``pandas.DataFrame``, not ``pandas.core.frame.DataFrame``."""
+    """Return the name of a value's type as people write it: ``pandas.DataFrame``, wherever pandas defines it."""
     cls = type(value)
     module = getattr(cls, "__module__", None) or ""
     name = cls.__qualname__
@@ -83,7 +83,7 @@ def _columns(value: Any) -> List[str] | None:
 
     Only the columns that can be shown are looked at: a frame may have thousands.
     """
-    schema = getattr(value, "schema", None)
+    schema: Any = getattr(value, "schema", None)
     if hasattr(schema, "names") and hasattr(schema, "types"):  # pyarrow
         count, names, types = len(schema.names), schema.names, schema.types
     elif hasattr(value, "columns") and hasattr(value, "iloc"):  # pandas

@@ -3,9 +3,9 @@
 The C unpickler lets a subclass decide what a name means (``find_class``), but not what happens to the objects
 afterwards: ``BUILD`` sets attributes of whatever is on the stack (of a class as well, for everybody in the process) and
 calls ``__setstate__`` of types which trust it with memory (``numpy.dtype``); ``NEWOBJ``, ``OBJ`` and ``INST`` call
-classes; ``EXT*`` takes objects from a process-wide cache without asking; ``PUT`` with a large number allocates a memo of
-that size. So the language is cut down first. What is left can build Python's own plain data, take buffers, name one of
-``ops`` and apply it: nothing else. Our writer needs no more.
+classes; ``EXT*`` takes objects from a process-wide cache without asking; ``PUT`` with a large number allocates a memo
+of that size. So the language is cut down first. What is left can build Python's own plain data, take buffers, name one
+of ``ops`` and apply it: nothing else. Our writer needs no more.
 
 Invariants:
 
@@ -14,8 +14,9 @@ Invariants:
   the end of one: the unpickler would drop the rest of the frame and go on behind it.
 * The bytes are a private copy, so nobody changes them between the check and the use.
 
-Runs of short opcodes are matched by one regular expression (about as fast as unpickling them); the rest goes by a table.
-The expression is compiled for streams that are worth it, since compiling takes longer than checking a small value.
+Runs of short opcodes are matched by one regular expression (about as fast as unpickling them); the rest goes by a
+table. The expression is compiled for streams that are worth it, since compiling takes longer than checking a small
+value.
 """
 
 from __future__ import annotations

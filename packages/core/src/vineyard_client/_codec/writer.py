@@ -101,7 +101,7 @@ class Writer:
         return reduce_instance
 
 
-def reduce_op(writer: Writer, op: Op) -> str:
+def reduce_op(writer: Writer, op: Op) -> Any:
     """Write an operation as the global it is."""
     return op.name
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import threading
 import weakref
 from functools import lru_cache
 from typing import TYPE_CHECKING, Callable, Iterable, List, Sequence, Tuple, Union
@@ -36,6 +37,12 @@ _PRIVATE = mmap.MAP_PRIVATE | (0x4000 if os.uname().sysname == "Linux" else 0x40
 # The kernel takes 1024 pieces (IOV_MAX) and 2 GiB less a page in one call (man 2 writev, man 2 write).
 _MAX_PIECES = 1024
 _MAX_BYTES = 0x7FFFF000
+
+
+# A child that is forked while another thread imports a module waits for ever when it imports that module, too. So no
+# fork happens while this module imports ctypes, which it does late.
+_importing = threading.RLock()
+os.register_at_fork(before=_importing.acquire, after_in_parent=_importing.release, after_in_child=_importing.release)
 
 
 @lru_cache(maxsize=1)
@@ -88,7 +95,8 @@ def map_shared(
 def _map(
     flags: int, fd: int, offset: int, nbytes: int, released: Callable[[], None]
 ) -> Tuple[memoryview, Tuple[int, int, int]]:
-    import ctypes
+    with _importing:
+        import ctypes
 
     start = offset - offset % mmap.ALLOCATIONGRANULARITY
     length = offset - start + nbytes

@@ -137,7 +137,7 @@ def array(values: Any) -> Draft:
     dtype = _stored_type(pa, values.type)
     if dtype != values.type:
         values = values.cast(dtype)
-    if values.offset or sum(buffer.size for buffer in values.buffers() if buffer) > values.nbytes:
+    if _is_slice(values):
         values = pa.concat_arrays([values])  # only the slice, not what it was cut from
     fields: Dict[str, Any] = {"length_": len(values), "null_count_": values.null_count, "offset_": values.offset}
     if dtype == pa.null():
@@ -161,6 +161,18 @@ def array(values: Any) -> Draft:
         else:
             typename = f"vineyard::NumericArray<{dtype}>"
     return Draft(typename, fields, members, values.nbytes)
+
+
+def _is_slice(values: Any) -> bool:
+    """Whether an array has buffers that were made for a longer one."""
+    buffer = (values.buffers() + [None, None])[1]
+    if values.offset or buffer is None:
+        return bool(values.offset)
+    try:
+        needed = -(-len(values) * values.type.bit_width // 8)
+    except ValueError:  # text, bytes and lists have an offset of eight bytes for each element, and one more
+        needed = 8 * (len(values) + 1)
+    return bool(buffer.size > needed + 64)  # buffers may be padded to a multiple of 64
 
 
 def _stored_type(pa: Any, dtype: Any) -> Any:

@@ -18,9 +18,12 @@ __all__ = ["VineyardXCom"]
 def __getattr__(name: str) -> Any:
     if name != "VineyardXCom":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from airflow_provider_vineyard import version_compat
+    from airflow_provider_vineyard import preload, version_compat
     from airflow_provider_vineyard.xcom.backend import build
 
     base = version_compat.base_xcom()
     # Importing the base class may have asked for our class, and so made it, a few frames further up.
-    return globals().get(name) or globals().setdefault(name, build(base))
+    if name not in globals():
+        globals()[name] = build(base)
+        preload.arrange()
+    return globals()[name]

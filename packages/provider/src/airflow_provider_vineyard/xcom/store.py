@@ -10,10 +10,11 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from typing import TYPE_CHECKING, Any, Dict
+from typing import TYPE_CHECKING, Any, Dict, MutableMapping, Optional
+from weakref import WeakKeyDictionary
 
 from airflow_provider_vineyard.clients import get_client, require_core
-from airflow_provider_vineyard.reference import Origin, RowReference
+from airflow_provider_vineyard.reference import DEPLOYMENT_LABEL, Origin, RowReference
 from airflow_provider_vineyard.settings import Settings, get_settings
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["free", "get", "put"]
 
 log = logging.getLogger(__name__)
+
+_own_endpoints: MutableMapping[Client, Optional[str]] = WeakKeyDictionary()
 
 
 def put(value: object, origin: Origin) -> Dict[str, Any]:
@@ -44,7 +47,8 @@ def put(value: object, origin: Origin) -> Dict[str, Any]:
             owned, ref = False, value
         else:
             owned = True
-            ref = client.put(value, labels=origin.labels(), persist=settings.persist)
+            labels = {**origin.labels(), DEPLOYMENT_LABEL: settings.deployment}
+            ref = client.put(value, labels=labels, persist=settings.persist)
         row = RowReference.describe(ref, client.info(ref), origin=origin, owned=owned)
     except VineyardError as error:
         raise _explained(error, f"{origin} cannot be stored", _put_hint(error, settings)) from error
@@ -112,10 +116,17 @@ def free(row: object) -> None:
         log.warning("An old XCom could not be freed and may still take room in vineyard: %s", error)
 
 
+def _own_endpoint(client: Client) -> Optional[str]:
+    """Return what references to values here advertise; asked once, because this stands in the way of each ``get``."""
+    if client not in _own_endpoints:
+        _own_endpoints[client] = client.status().endpoint
+    return _own_endpoints[client]
+
+
 def _place(client: Client, reference: RowReference) -> str:
     """Say where a value comes from; to be asked before reading it, which may bring it here."""
     endpoint = reference.ref.endpoint
-    if endpoint is None or endpoint == client.status().endpoint:
+    if endpoint is None or endpoint == _own_endpoint(client):
         return "from the local vineyard"
     if client.info(reference.ref).socket == client.socket:
         return f"from the local replica of the one on {reference.host}"

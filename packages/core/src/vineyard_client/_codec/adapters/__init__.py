@@ -13,8 +13,8 @@ Modules are loaded when the first value of their library comes by, in either dir
 no library, and a value brings in none that it does not come from. A module holds its library in a global that
 ``install`` sets.
 
-The names of makers are part of the stored format. They are ours, not the libraries': a library may move its classes, and
-a stream that names only our makers can reach nothing else.
+The names of makers are part of the stored format. They are ours, not the libraries': a library may move its classes,
+and a stream that names only our makers can reach nothing else.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ pyarrow's own pickling ships the whole parent of a slice. Here each array is a n
 buffers, children)`` under the type of its column (``arrow_types``). Cutting rules:
 
 * Fixed-width data and validity bits are cut at a byte, so an offset below 8 stays where there are bits; nothing copied.
-* Offsets (text, lists) are cut; only if they do not start at zero they are counted anew (a copy of the offsets), so that
-  the data behind them is cut as well.
+* Offsets (text, lists) are cut; only if they do not start at zero they are counted anew (a copy of the offsets), so
+that   the data behind them is cut as well.
 * Children of structs come cut from pyarrow; dense unions and views whose data is mostly unused are compacted, a copy.
 * The dictionary of a dictionary array is an object of its own, so that chunks which share one still share it.
 
@@ -43,7 +43,8 @@ def _compute() -> Any:
     return importlib.import_module("pyarrow.compute")
 
 
-# --- taking arrays apart -----------------------------------------------------------------------------------------------
+# --- taking arrays apart
+# -----------------------------------------------------------------------------------------------
 
 
 def _cut(buffer: Any, start: int, stop: int) -> Any:
@@ -100,7 +101,7 @@ def _is_view(dtype: Any) -> bool:
 
 
 def _validity(array: Any, nulls: int) -> Any:
-    """Return validity bits that begin at the array's first element: shifted ones are a copy, of an eighth of a byte each."""
+    """Return validity bits that begin at the array's first element; only if they must be shifted are they copied."""
     if not nulls:
         return None
     offset, length = array.offset, len(array)
@@ -218,7 +219,8 @@ def _shared(writer: Writer, array: Any) -> Any:
     return writer.notes.setdefault(key, array)
 
 
-# --- reductions --------------------------------------------------------------------------------------------------------
+# --- reductions
+# --------------------------------------------------------------------------------------------------------
 
 
 def _reduce_array(writer: Writer, array: Any) -> Tuple[Any, ...]:
@@ -272,7 +274,8 @@ def _reduce_tensor(writer: Writer, tensor: Any) -> Tuple[Any, ...]:
     return MAKE, ("pyarrow.Tensor", tensor.to_numpy(), tensor.dim_names and list(tensor.dim_names))
 
 
-# --- putting arrays together -------------------------------------------------------------------------------------------
+# --- putting arrays together
+# -------------------------------------------------------------------------------------------
 
 
 def _build(dtype: Any, node: Any) -> Any:

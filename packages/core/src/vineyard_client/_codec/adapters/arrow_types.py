@@ -2,7 +2,8 @@
 
 Arrow's own serialisation of a schema names extension types and lets the library make them: older versions of pyarrow
 unpickle what stands there, others call a class that somebody registered. So types are spelt out here and made by
-pyarrow's public constructors; an extension type is made by name, from a short list or from the caller's allowed classes.
+pyarrow's public constructors; an extension type is made by name, from a short list or from the caller's allowed
+classes.
 
 A specification is a string for a type without parameters, else a tuple ``(kind, *parameters)`` with specifications
 inside. Fields are ``(name, type, nullable, metadata)``.
@@ -27,10 +28,30 @@ _plain: Dict[Any, str] = {}
 _made: Dict[str, Any] = {}
 
 # Constructors without parameters, some of them younger than the oldest pyarrow: 6 - 26.
-_PLAIN = (
-    "null bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 string binary large_string "
-    "large_binary date32 date64 month_day_nano_interval string_view binary_view"
-).split()
+_PLAIN = [
+    "null",
+    "bool_",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "float16",
+    "float32",
+    "float64",
+    "string",
+    "binary",
+    "large_string",
+    "large_binary",
+    "date32",
+    "date64",
+    "month_day_nano_interval",
+    "string_view",
+    "binary_view",
+]
 _DECIMALS = ("decimal128", "decimal256", "decimal32", "decimal64")
 # Extension types of other packages that are plain data, and where they are defined: pandas 1.1 - 3.1.
 _PANDAS = ("pandas.core.arrays.arrow.extension_types", "pandas.core.arrays._arrow_utils")
@@ -68,7 +89,8 @@ def field_at(dtype: Any, position: int) -> Any:
     return dtype.field(position) if hasattr(dtype, "field") else dtype[position]
 
 
-# --- writing -----------------------------------------------------------------------------------------------------------
+# --- writing
+# -----------------------------------------------------------------------------------------------------------
 
 
 def type_spec(writer: Writer, dtype: Any) -> Any:
@@ -133,8 +155,8 @@ def _extension_spec(writer: Writer, dtype: Any) -> Any:
     elif isinstance(dtype, pa.ExtensionType):
         return "extension", *writer.name_of(cls), storage, dtype.__arrow_ext_serialize__()
     raise UnsafeType(
-        f"Arrow data of the extension type {qualified(cls)} cannot be stored: it can only be rebuilt by running what it "
-        "names.",
+        f"Arrow data of the extension type {qualified(cls)} cannot be stored: to rebuild it, what it names would have "
+        "to be run.",
         "Derive the type from pyarrow.ExtensionType and allow its class, or store the storage array.",
         qualified(cls),
     )
@@ -154,7 +176,8 @@ def _metadata(metadata: Any) -> Any:
     return None if metadata is None else dict(metadata)
 
 
-# --- reading -----------------------------------------------------------------------------------------------------------
+# --- reading
+# -----------------------------------------------------------------------------------------------------------
 
 
 def make_type(reader: Reader, spec: Any) -> Any:
@@ -197,10 +220,7 @@ def _make_extension(reader: Reader, kind: str, parts: List[Any]) -> Any:
     if kind != "extension":
         raise damaged(f"{kind!r} is no kind of Arrow type")
     module, name, storage, serialized = parts
-    if module:
-        cls = reader.find_class(module, name)
-    else:
-        cls = _known_extension(name)
+    cls = reader.find_class(module, name) if module else _known_extension(name)
     if not issubclass(cls, pa.ExtensionType) or type(serialized) is not bytes:
         raise damaged(f"{name} is no Arrow extension type")
     return cls.__arrow_ext_deserialize__(make_type(reader, storage), serialized)

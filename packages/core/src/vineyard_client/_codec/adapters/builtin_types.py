@@ -69,15 +69,15 @@ def _reduce_memoryview(writer: Writer, value: memoryview) -> Tuple[Any, ...]:
     return MAKE, ("memoryview", pickle.PickleBuffer(flat), letter, value.shape)
 
 
-def _make_memoryview(reader: Reader, buffer: Any, letter: str, shape: Tuple[int, ...]) -> memoryview:
+def _make_memoryview(reader: Reader, buffer: Any, letter: Any, shape: Any) -> Any:
     flat = memoryview(buffer)
     if not flat.nbytes and 0 in shape:
         # cast() takes no zero in a shape of several dimensions, nor does anybody need one.
-        return flat.cast(letter)  # type: ignore[call-overload, no-any-return]
-    return flat.cast(letter, list(shape)) if len(shape) != 1 else flat.cast(letter)  # type: ignore[call-overload, no-any-return]
+        return flat.cast(letter)
+    return flat.cast(letter, list(shape)) if len(shape) != 1 else flat.cast(letter)
 
 
-# --- containers ------------------------------------------------------------------------------------------------------
+# --- containers -----------------------------------------------------------------------------------------------------
 
 
 def _reduce_ordered(writer: Writer, value: Any) -> Tuple[Any, ...]:
@@ -103,7 +103,7 @@ def _reduce_deque(writer: Writer, value: Any) -> Tuple[Any, ...]:
 
 
 def _make_deque(reader: Reader, maxlen: Any) -> Any:
-    return collections.deque((), maxlen)
+    return collections.deque(maxlen=maxlen)
 
 
 def _reduce_chain(writer: Writer, value: Any) -> Tuple[Any, ...]:
@@ -145,7 +145,7 @@ def _make_partial(reader: Reader, function: Any, arguments: Any, keywords: Any) 
     return functools.partial(checked_callable(function), *arguments, **keywords)
 
 
-# --- enumerations, exceptions, constants ------------------------------------------------------------------------------
+# --- enumerations, exceptions, constants ----------------------------------------------------------------------------
 
 
 def _reduce_enum(writer: Writer, member: Any) -> Tuple[Any, ...]:
@@ -179,9 +179,9 @@ def _make_flags(reader: Reader, module: str, qualname: str, value: Any) -> Any:
 
 def _reduce_exception(writer: Writer, value: BaseException) -> Tuple[Any, ...]:
     cls = type(value)
-    own = cls.__reduce__
-    base = next(base for base in cls.__mro__ if base.__module__ == "builtins")
-    if own is not base.__reduce__ or cls.__reduce_ex__ is not object.__reduce_ex__:
+    base: Any = next(base for base in cls.__mro__ if base.__module__ == "builtins")
+    own: Any = cls
+    if own.__reduce__ is not base.__reduce__ or own.__reduce_ex__ is not object.__reduce_ex__:
         from ..writer import reduce_instance
 
         return reduce_instance(writer, value)
@@ -220,6 +220,7 @@ def _make_constant(reader: Reader, name: str) -> Any:
 
 def install(table: Table) -> None:
     """Declare the built-in types."""
+    cls: Any
     for cls in _VALUES:
         table.value(f"{cls.__module__}.{cls.__qualname__}", cls)
     table.reducers.update(

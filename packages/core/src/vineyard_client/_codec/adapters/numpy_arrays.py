@@ -4,9 +4,9 @@ What is shipped is what the array shows: of a slice the slice, of a broadcast ar
 transposed one the memory as it lies, with its strides. Elements with Python objects travel as a list, so that shared
 references and cycles through them hold; a structured type with such elements travels field by field.
 
-A dtype is spelt out in plain data and rebuilt by ``numpy.dtype``, which checks it; numpy's own state of a dtype would be
-trusted, down to the flag that says "these bytes are pointers to objects". For the same reason memory is never read as a
-dtype that holds objects.
+A dtype is spelt out in plain data and rebuilt by ``numpy.dtype``, which checks it; numpy's own state of a dtype would
+be trusted, down to the flag that says "these bytes are pointers to objects". For the same reason memory is never read
+as a dtype that holds objects.
 
 ``numpy.memmap`` comes back as the ordinary array it shows: the file is the writer's.
 """
@@ -40,8 +40,24 @@ _VIEWS: Dict[str, Tuple[str, ...]] = {
 # Element types of other packages that register with numpy: 0.2 - 0.5 of ml_dtypes.
 _FOREIGN_DTYPES = frozenset(
     f"ml_dtypes.{name}"
-    for name in "bfloat16 float8_e3m4 float8_e4m3 float8_e4m3b11fnuz float8_e4m3fn float8_e4m3fnuz float8_e5m2 "
-    "float8_e5m2fnuz float8_e8m0fnu float6_e2m3fn float6_e3m2fn float4_e2m1fn int2 int4 uint2 uint4".split()
+    for name in [
+        "bfloat16",
+        "float8_e3m4",
+        "float8_e4m3",
+        "float8_e4m3b11fnuz",
+        "float8_e4m3fn",
+        "float8_e4m3fnuz",
+        "float8_e5m2",
+        "float8_e5m2fnuz",
+        "float8_e8m0fnu",
+        "float6_e2m3fn",
+        "float6_e3m2fn",
+        "float4_e2m1fn",
+        "int2",
+        "int4",
+        "uint2",
+        "uint4",
+    ]
 )
 _SCALARS = (
     "bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 intc uintc longlong ulonglong float16 float32 float64 "
@@ -57,7 +73,7 @@ _PLAIN = frozenset("?bBhHiIefdgFDG")
 _MEMORY = frozenset([memoryview, bytes, bytearray])
 
 
-# --- dtypes ----------------------------------------------------------------------------------------------------------
+# --- dtypes ---------------------------------------------------------------------------------------------------------
 
 
 def dtype_spec(dtype: Any) -> Any:
@@ -155,7 +171,7 @@ def _make_dtype(reader: Reader, spec: Any) -> Any:
     return make_dtype(spec)
 
 
-# --- arrays ----------------------------------------------------------------------------------------------------------
+# --- arrays ---------------------------------------------------------------------------------------------------------
 
 
 def plain(array: Any) -> Any:
@@ -193,7 +209,7 @@ def _compact(array: Any) -> Any:
 
 
 def _flat(array: Any, writeable: bool) -> Any:
-    """Return the memory of a C-contiguous array as a buffer of bytes; dtypes such as datetime64 offer none themselves."""
+    """Return the memory of a C-contiguous array as a buffer of bytes; datetime64 and others offer none themselves."""
     if not array.size or not array.itemsize:
         return bytearray() if writeable else b""
     view = np.ndarray.view(array, np.ndarray) if type(array) is not np.ndarray else array
@@ -235,17 +251,22 @@ def _reduce_objects(writer: Writer, array: Any) -> Tuple[Any, ...]:
     writeable = array.flags.writeable
     if dtype.kind == "O" and dtype.names is None:
         content: Any = array.ravel(order).tolist()
-        head = "numpy.objects", array.shape, order, len(content)
-        if dtype.metadata:
-            head += (dtype_spec(dtype),)
+        own = (dtype_spec(dtype),) if dtype.metadata else ()
+        head = "numpy.objects", array.shape, order, len(content), *own
         return MAKE, head, ("numpy.objects", (content, writeable)), None, None, FILL
     spec = dtype_spec(dtype)
     if dtype.kind == "T":
         content = array.ravel(order).tolist()
         return MAKE, ("numpy.strings", spec, array.shape, order, content, writeable)
     content = {name: np.ndarray.view(array[name], np.ndarray) for name in dtype.names}
-    head = "numpy.structured", spec, array.shape, order
-    return MAKE, head, ("numpy.structured", (content, writeable)), None, None, FILL
+    return (
+        MAKE,
+        ("numpy.structured", spec, array.shape, order),
+        ("numpy.structured", (content, writeable)),
+        None,
+        None,
+        FILL,
+    )
 
 
 def _checked_size(reader: Reader, shape: Any) -> None:
@@ -305,7 +326,8 @@ def _fill_structured(reader: Reader, array: Any, state: Any) -> None:
     array.flags.writeable = bool(writeable)
 
 
-# --- subclasses, scalars -----------------------------------------------------------------------------------------------
+# --- subclasses, scalars
+# -----------------------------------------------------------------------------------------------
 
 
 def _base_array(array: Any) -> Any:
@@ -340,10 +362,7 @@ def _view_class(name: str) -> Any:
 def _make_view(reader: Reader, module: str, qualname: str, array: Any) -> Any:
     if type(array) is not np.ndarray:
         raise damaged("what should be shown as another kind of array is none")
-    if module:
-        cls = reader.find_class(module, qualname)
-    else:
-        cls = _view_class(qualname)
+    cls: Any = reader.find_class(module, qualname) if module else _view_class(qualname)
     if not issubclass(cls, np.ndarray):
         raise damaged(f"{qualname} is no kind of array")
     return array.view(cls)
@@ -420,7 +439,8 @@ def _make_masked(reader: Reader, *parts: Any) -> Any:
     return array
 
 
-# --- random ------------------------------------------------------------------------------------------------------------
+# --- random
+# ------------------------------------------------------------------------------------------------------------
 
 
 def _reduce_generator(writer: Writer, value: Any) -> Tuple[Any, ...]:

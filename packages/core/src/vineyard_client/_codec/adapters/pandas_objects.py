@@ -5,9 +5,9 @@ metadata of subclasses), so its memory layout stays as it was and no column is c
 offsets and scalars use pandas' own reductions, but the class or function in front is replaced by a name of ``NAMES``,
 and the reader looks it up there and nowhere else.
 
-What the reader checks: that blocks are arrays of a known kind and fill the frame (pandas verifies shapes), that state is
-set on objects of these classes only. What it does not check is whether numbers inside arrays make sense together, such as
-codes of a categorical: that would mean reading all of the memory on every ``get``.
+What the reader checks: that blocks are arrays of a known kind and fill the frame (pandas verifies shapes), that state
+is set on objects of these classes only. What it does not check is whether numbers inside arrays make sense together,
+such as codes of a categorical: that would mean reading all of the memory on every ``get``.
 """
 
 from __future__ import annotations
@@ -111,12 +111,42 @@ NAMES: Dict[str, Tuple[str, Tuple[str, ...], str]] = {
     # offsets
     **{
         name: ("call", (f"{_OFFSETS}:{name}",), "1.1 - 3.1")
-        for name in (
-            "Tick Day Hour Minute Second Milli Micro Nano BusinessDay BusinessHour CustomBusinessDay "
-            "CustomBusinessHour MonthEnd MonthBegin BusinessMonthEnd BusinessMonthBegin CustomBusinessMonthEnd "
-            "CustomBusinessMonthBegin SemiMonthEnd SemiMonthBegin Week WeekOfMonth LastWeekOfMonth QuarterEnd "
-            "QuarterBegin BQuarterEnd BQuarterBegin YearEnd YearBegin BYearEnd BYearBegin FY5253 FY5253Quarter Easter"
-        ).split()
+        for name in [
+            "Tick",
+            "Day",
+            "Hour",
+            "Minute",
+            "Second",
+            "Milli",
+            "Micro",
+            "Nano",
+            "BusinessDay",
+            "BusinessHour",
+            "CustomBusinessDay",
+            "CustomBusinessHour",
+            "MonthEnd",
+            "MonthBegin",
+            "BusinessMonthEnd",
+            "BusinessMonthBegin",
+            "CustomBusinessMonthEnd",
+            "CustomBusinessMonthBegin",
+            "SemiMonthEnd",
+            "SemiMonthBegin",
+            "Week",
+            "WeekOfMonth",
+            "LastWeekOfMonth",
+            "QuarterEnd",
+            "QuarterBegin",
+            "BQuarterEnd",
+            "BQuarterBegin",
+            "YearEnd",
+            "YearBegin",
+            "BYearEnd",
+            "BYearBegin",
+            "FY5253",
+            "FY5253Quarter",
+            "Easter",
+        ]
     },
     **{
         name: ("call", (f"{_OFFSETS}:{name}",), "3.0 - 3.1")
@@ -149,14 +179,14 @@ def _lookup(name: str, kind: str) -> Any:
     return found
 
 
-# --- everything but frames -------------------------------------------------------------------------------------------
+# --- everything but frames ------------------------------------------------------------------------------------------
 
 
 def _reduce(writer: Writer, value: Any) -> Tuple[Any, ...]:
     from ..writer import own_reduction
 
-    reduced = own_reduction(value)
-    function, arguments, state, *rest = (*reduced, None, None)
+    reduced: Any = own_reduction(value)
+    function, arguments, state = (*reduced, None, None)[:3]
     if getattr(function, "__name__", "").startswith(("_new_", "__newobj__", "__pyx_unpickle_")):
         cls, parts = arguments[0], arguments[1:]
     else:
@@ -247,7 +277,7 @@ def _make_constant(reader: Reader, name: str) -> Any:
 def _reduce_string_dtype(writer: Writer, dtype: Any) -> Tuple[Any, ...]:
     # It had no storage before 1.3, and one kind of missing value only before 2.3 (where nan was said in the storage).
     storage = getattr(dtype, "storage", None)
-    own = (storage,) if storage is not None else ()
+    own: Tuple[Any, ...] = (storage,) if storage is not None else ()
     if own and isinstance(getattr(dtype, "_na_value", None), float):
         own += (dtype._na_value,)
     return MAKE, ("pandas.call", "StringDtype", own)
@@ -262,7 +292,7 @@ def _make_date_offset(reader: Reader, n: int, normalize: bool, keywords: Dict[st
     return pd.DateOffset(n, normalize, **keywords)
 
 
-# --- frames and series -----------------------------------------------------------------------------------------------
+# --- frames and series ----------------------------------------------------------------------------------------------
 
 
 def _reduce_frame(writer: Writer, frame: Any) -> Tuple[Any, ...]:
@@ -271,7 +301,8 @@ def _reduce_frame(writer: Writer, frame: Any) -> Tuple[Any, ...]:
         names: Tuple[str, str] = ("", cls.__name__)
     else:
         names = writer.name_of(cls)
-        if cls.__reduce__ is not object.__reduce__ or cls.__reduce_ex__ is not object.__reduce_ex__:
+        own: Any = cls
+        if own.__reduce__ is not object.__reduce__ or own.__reduce_ex__ is not object.__reduce_ex__:
             from ..writer import reduce_instance
 
             return reduce_instance(writer, frame)

@@ -4,9 +4,9 @@ Columns that pyarrow cannot take (128-bit integers, Python objects), and all of 
 travel as a list or as polars' own IPC format, which costs one copy in each direction. Types that Arrow does not tell
 apart are restored by a cast, and sortedness is set again.
 
-A lazy frame is a plan, and a plan may name Python functions and native plugins, which collecting it runs; polars unpickles
-such functions when it reads the plan. So a lazy frame is stored without permission only if it is nothing but a frame
-(``frame.lazy()``); any other needs ``allowed_classes=["polars.lazyframe.frame.LazyFrame"]`` on both sides.
+A lazy frame is a plan, and a plan may name Python functions and native plugins, which collecting it runs; polars
+unpickles such functions when it reads the plan. So a lazy frame is stored without permission only if it is nothing but
+a frame (``frame.lazy()``); any other needs ``allowed_classes=["polars.lazyframe.frame.LazyFrame"]`` on both sides.
 """
 
 from __future__ import annotations
@@ -31,15 +31,37 @@ pl: Any = None  # set by install(): this module is loaded for values of polars o
 
 # Types without parameters, by their names in polars 1.0 - 2.1.
 _SIMPLE = frozenset(
-    "Null Boolean Int8 Int16 Int32 Int64 Int128 UInt8 UInt16 UInt32 UInt64 UInt128 Float16 Float32 Float64 String Binary "
-    "Date Time Object Unknown".split()
+    [
+        "Null",
+        "Boolean",
+        "Int8",
+        "Int16",
+        "Int32",
+        "Int64",
+        "Int128",
+        "UInt8",
+        "UInt16",
+        "UInt32",
+        "UInt64",
+        "UInt128",
+        "Float16",
+        "Float32",
+        "Float64",
+        "String",
+        "Binary",
+        "Date",
+        "Time",
+        "Object",
+        "Unknown",
+    ]
 )
-_PARAMETRIC = "Datetime Duration Decimal List Array Struct Enum Categorical Field".split()
+_PARAMETRIC = ["Datetime", "Duration", "Decimal", "List", "Array", "Struct", "Enum", "Categorical", "Field"]
 # Types that Arrow, or pyarrow's import of it, has no place for.
 _NOT_IN_ARROW = ("Object", "Int128", "UInt128")
 
 
-# --- types -------------------------------------------------------------------------------------------------------------
+# --- types
+# -------------------------------------------------------------------------------------------------------------
 
 
 def _type_spec(dtype: Any) -> Any:
@@ -104,14 +126,18 @@ def _in_arrow(spec: Any) -> bool:
     return all(map(_in_arrow, parts))
 
 
-# --- frames ------------------------------------------------------------------------------------------------------------
+# --- frames
+# ------------------------------------------------------------------------------------------------------------
 
 
 def _parts(columns: List[Any]) -> Tuple[Any, ...]:
     """Take columns apart: names and types, those in Arrow, in IPC and in lists (by position), and which are sorted."""
     specs = [(column.name, _type_spec(column.dtype)) for column in columns]
     through_arrow = importlib.util.find_spec("pyarrow") is not None
-    arrow, ipc, objects, flags = [], [], {}, {}
+    arrow: List[Any] = []
+    ipc: List[Any] = []
+    objects: Dict[int, Any] = {}
+    flags: Dict[int, bool] = {}
     for position, (column, (_, spec)) in enumerate(zip(columns, specs)):
         if spec == "Object":
             objects[position] = column.to_list()

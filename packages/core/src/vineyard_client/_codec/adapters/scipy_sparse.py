@@ -1,9 +1,9 @@
 """scipy.sparse: matrices and arrays of every format, as the attributes they consist of.
 
 The object is made empty and gets its attributes (arrays, shape, flags) back as they were: scipy's constructors may look
-through the indices and choose another integer type. Then scipy checks the structure, without reading the indices; indices
-which point outside of the shape are not found (``check_format(full_check=True)`` does, for data from writers whom you do
-not trust).
+through the indices and choose another integer type. Then scipy checks the structure, without reading the indices;
+indices which point outside of the shape are not found (``check_format(full_check=True)`` does, for data from writers
+whom you do not trust).
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from . import Table
 
 # scipy 1.4 - 1.18; the arrays from 1.8 on.
-_NAMES = [f"{form}_{kind}" for form in "bsr coo csc csr dia dok lil".split() for kind in ("matrix", "array")]
+_NAMES = [
+    f"{form}_{kind}" for form in ["bsr", "coo", "csc", "csr", "dia", "dok", "lil"] for kind in ("matrix", "array")
+]
 
 _classes: Dict[str, Any] = {}
 

@@ -19,10 +19,25 @@ if TYPE_CHECKING:
     from ..writer import Writer
     from . import Table
 
-_RELATIVE = (
-    "years months days leapdays hours minutes seconds microseconds year month day weekday hour minute second microsecond "
-    "_has_time"
-).split()
+_RELATIVE = [
+    "years",
+    "months",
+    "days",
+    "leapdays",
+    "hours",
+    "minutes",
+    "seconds",
+    "microseconds",
+    "year",
+    "month",
+    "day",
+    "weekday",
+    "hour",
+    "minute",
+    "second",
+    "microsecond",
+    "_has_time",
+]
 
 
 def _text(part: Any) -> str:

@@ -93,7 +93,7 @@ def _reduce_tensor(writer: Writer, tensor: Any) -> Tuple[Any, ...]:
         )
     if tensor.device.type != "cpu" or tensor.layout is not torch.strided or tensor.is_quantized:
         raise UnsafeType(
-            f"A tensor on {tensor.device} with layout {tensor.layout} cannot be stored: only strided ones in main memory.",
+            f"A tensor on {tensor.device} with layout {tensor.layout} cannot be stored, only strided ones in memory.",
             "Store tensor.cpu(), tensor.to_dense() or tensor.dequantize().",
             "torch.Tensor",
         )

@@ -1,0 +1,108 @@
+"""Modules that operators name in ``[vineyard] preload`` are imported once, in the process that tasks are forked from.
+
+A task that receives a frame spends more time importing pandas than on anything else, and pays it again in each process.
+The scheduler with a LocalExecutor and a Celery worker fork their tasks without starting a new interpreter, so what they
+have imported, their tasks have for nothing; the pages are shared until somebody writes to them.
+
+Which moment is right differs from release to release (the executor forks its workers when it starts, or for each task;
+Celery before its pool is up; ``on_starting`` of Airflow's listeners comes too early to know what is starting, not at all
+in a Celery worker and not before 2.5). One thing is the same in all of them: ``os.fork``. So the hook is Python's own,
+``os.register_at_fork``, and the modules are imported right before the first fork of the process, when everything that
+it consists of is loaded.
+
+Invariants:
+
+- Only a process that forks tasks imports anything; a task that starts with a new interpreter, as with Kubernetes, would
+  only pay for what it may not need.
+- Where the option is empty, the price is one comparison per process, and one look at the configuration in those that
+  fork tasks.
+- Nothing here raises: what cannot be imported is a warning in the log of the process, and tasks work without it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from importlib import import_module
+from typing import Iterable, List, Sequence, Tuple
+
+from airflow_provider_vineyard import settings
+
+__all__ = ["arrange", "forks_tasks", "load"]
+
+log = logging.getLogger(__name__)
+
+_SCHEDULER = ("scheduler",)
+_CELERY_WORKER = ("celery", "worker")
+
+# Needed by each task that takes a value out of vineyard, whatever the operators name.
+_CORE = "vineyard_client"
+
+# The arguments of this process until its first fork; a list that is emptied and not a flag, so that a module that forks
+# while it is imported does not begin again.
+_waiting: List[Sequence[str]] = []
+
+
+def arrange() -> None:
+    """Have the modules imported before the first fork, if this process is one that forks tasks."""
+    arguments = sys.argv[1:]
+    if _command(arguments) and not _waiting:
+        _waiting.append(arguments)
+        os.register_at_fork(before=_before_fork)
+
+
+def forks_tasks(arguments: Sequence[str], executor: str) -> bool:
+    """Tell whether a process forks tasks.
+
+    Args:
+        arguments: what was passed to the command ``airflow``.
+        executor: ``[core] executor``: one name, or several.
+    """
+    command = _command(arguments)
+    # Its kin have it in their names: LocalKubernetesExecutor, a class of one's own. Others start tasks elsewhere.
+    return command == _CELERY_WORKER or (command == _SCHEDULER and "Local" in executor)
+
+
+def load(names: Iterable[str]) -> List[str]:
+    """Import modules, log a warning for each that cannot be, and return the names of the others."""
+    loaded = []
+    for name in names:
+        try:
+            import_module(name)
+        except Exception as error:
+            log.warning(
+                "[vineyard] preload: %r cannot be imported here: %s: %s. Tasks work without it. Install it for this "
+                "Airflow, or take it out of the option.",
+                name,
+                type(error).__name__,
+                error,
+            )
+        else:
+            loaded.append(name)
+    return loaded
+
+
+def _command(arguments: Sequence[str]) -> Tuple[str, ...]:
+    """Return the command that may fork tasks, or nothing."""
+    for command in (_SCHEDULER, _CELERY_WORKER):
+        if tuple(arguments[: len(command)]) == command:
+            return command
+    return ()
+
+
+def _before_fork() -> None:
+    if not _waiting:
+        return
+    arguments = _waiting.pop()
+    try:
+        names = settings.preload_modules()
+        if not names or not forks_tasks(arguments, settings.executor()):
+            return
+    except Exception as error:
+        log.warning("[vineyard] preload cannot be read, nothing is imported ahead of tasks: %s", error)
+        return
+    started = time.perf_counter()
+    loaded = load(dict.fromkeys([*names, _CORE]))
+    log.info("imported ahead of tasks in %.1f s: %s", time.perf_counter() - started, ", ".join(loaded))

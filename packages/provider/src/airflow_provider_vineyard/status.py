@@ -1,0 +1,96 @@
+"""``status``: which store this configuration means, how full it is, and whose objects are in it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Dict, Iterable, Mapping, NamedTuple, Tuple
+
+from airflow_provider_vineyard import version_compat
+from airflow_provider_vineyard._version import __version__
+from airflow_provider_vineyard.clients import get_client_if_running
+from airflow_provider_vineyard.reference import DEPLOYMENT_LABEL
+from airflow_provider_vineyard.settings import Settings, get_settings
+
+if TYPE_CHECKING:
+    from vineyard_client import ObjectInfo, StoreStatus
+
+__all__ = ["Share", "Status", "get_status", "not_running"]
+
+
+class Share(NamedTuple):
+    """A number of objects and their bytes in the store."""
+
+    objects: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Status:
+    """The store of this host as this Airflow sees it.
+
+    Attributes:
+        store: the state of vineyardd.
+        embedded: whether it is the embedded server.
+        deployment: the name of this Airflow in the labels of its objects.
+        versions: of Airflow, of this provider and of core.
+        xcoms: what this deployment's objects take, by DAG; objects whose DAG Airflow did not tell (2.1, 2.2) are under
+            an empty name.
+        others: what other values take: another deployment's, or put by tasks themselves.
+    """
+
+    store: StoreStatus
+    embedded: bool
+    deployment: str
+    versions: Mapping[str, str]
+    xcoms: Mapping[str, Share]
+    others: Share
+
+
+def get_status() -> Status:
+    """Return the state of the store; no server is started for it.
+
+    Raises:
+        VineyardError: the server cannot be reached, or refused.
+        AirflowConfigException: an option of ``[vineyard]`` has a wrong value.
+        ImportError: core is not installed.
+    """
+    settings = get_settings()
+    client = get_client_if_running(settings)
+    # Not before: that is the place to fail with what to do when core is not installed.
+    import vineyard_client
+
+    if client is None:
+        raise vineyard_client.ConnectionFailed(*not_running(settings))
+    store = client.status()
+    xcoms, others = _shares(client.list(), settings.deployment)
+    versions = {
+        "airflow": version_compat.airflow_release(),
+        "airflow-provider-vineyard": __version__,
+        "vineyard-client": vineyard_client.__version__,
+    }
+    return Status(store, settings.embedded, settings.deployment, versions, xcoms, others)
+
+
+def not_running(settings: Settings) -> Tuple[str, str]:
+    """Return in words that the embedded server does not run, and the next step."""
+    remedy = "The first value starts it, and so does doctor."
+    if not settings.autostart:
+        remedy = "[vineyard] autostart is off: turn it on, or set [vineyard] ipc_socket."
+    return f"The embedded server at {settings.ipc_socket} is not running.", remedy
+
+
+def _shares(infos: Iterable[ObjectInfo], deployment: str) -> Tuple[Dict[str, Share], Share]:
+    xcoms: Dict[str, Share] = defaultdict(lambda: Share(0, 0))
+    others = Share(0, 0)
+    for info in infos:
+        if info.labels.get(DEPLOYMENT_LABEL) == deployment:
+            dag_id = info.labels.get("dag_id", "")
+            xcoms[dag_id] = _plus(xcoms[dag_id], info)
+        else:
+            others = _plus(others, info)
+    return dict(sorted(xcoms.items())), others
+
+
+def _plus(share: Share, info: ObjectInfo) -> Share:
+    return Share(share.objects + 1, share.bytes + info.size)
