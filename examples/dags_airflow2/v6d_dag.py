@@ -3,7 +3,7 @@
 The frame is stored once. On one host, each of the six tasks maps the same memory instead of reading a copy of its own
 from a database; a task may still change what it got, the others do not see it.
 
-Try it: ``airflow dags test v6d_dag 2022-01-01``
+Try it: ``airflow dags test v6d_dag $(date -u +%F)``
 """
 
 from __future__ import annotations

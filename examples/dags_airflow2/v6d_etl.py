@@ -3,7 +3,7 @@
 Nothing in this file mentions vineyard. With ``VineyardXCom`` configured as Airflow's XCom backend, what the tasks
 return travels through it: small values like these stay in Airflow's database, larger ones go to shared memory.
 
-Try it: ``airflow dags test v6d_etl 2022-01-01``
+Try it: ``airflow dags test v6d_etl $(date -u +%F)``
 """
 
 from __future__ import annotations

@@ -3,12 +3,12 @@
 ``ti.xcom_push`` and ``ti.xcom_pull`` go through the XCom backend like what a task returns, and so does a template that
 pulls a value. The orders of two shops are pulled at once, as a list.
 
-Try it: ``airflow dags test v6d_etl_operators 2022-01-01``
+Try it: ``airflow dags test v6d_etl_operators $(date -u +%F)``
 """
 
 from __future__ import annotations
 
-from airflow import DAG
+from airflow.models import DAG
 from airflow.operators.bash import BashOperator
 from airflow.operators.python import PythonOperator
 from airflow.utils.dates import days_ago

@@ -3,7 +3,7 @@
 Tasks return frames as they would return any value. The heavy import stands inside the tasks, so that reading this
 file stays quick for Airflow's scheduler.
 
-Try it: ``airflow dags test v6d_etl_pandas 2022-01-01``
+Try it: ``airflow dags test v6d_etl_pandas $(date -u +%F)``
 """
 
 from __future__ import annotations

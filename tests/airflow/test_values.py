@@ -21,7 +21,7 @@ NUMBER_SUM = sum(range(1000))
 @pytest.fixture(scope="module")
 def run(home: Any) -> Any:
     """Run the DAG behaviour; return its output."""
-    return home.run("airflow", "dags", "test", "behaviour", AIRFLOW__CORE__DAGS_FOLDER=str(DAGS))
+    return home.test("behaviour", AIRFLOW__CORE__DAGS_FOLDER=str(DAGS))
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +69,10 @@ def test_changes_in_place_stay_with_the_task(rows: dict[tuple[str, str], Any], h
     assert str(values["frame"]["at"].dtype).endswith("Europe/Berlin]")
 
 
+@pytest.mark.needs((2, 2), reason="it tells the backend nothing when it deletes rows")
 def test_a_run_again_frees_what_it_replaces(run: Any, rows: dict[tuple[str, str], Any], home: Any) -> None:
     """The second try finds nothing left of the first; what it pushed is all there is."""
-    first, second = (json.loads(line) for line in run.printed)
+    first, second = (json.loads(line) for line in run.printed if line.startswith('{"try"'))
     assert (first["try"], first["before"], len(first["after"])) == (1, [], 1)
     assert (second["try"], second["before"], len(second["after"])) == (2, [], 1)
     row = rows["retried", "array"]
@@ -92,12 +93,13 @@ def test_upstreams_configured_path(new_home: Any) -> None:
     """Configurations that name upstream's backend get ours."""
     home = new_home()
     path = "vineyard.contrib.airflow.xcom.VineyardXCom"
-    home.run("airflow", "dags", "test", "v6d_etl_pandas", AIRFLOW__CORE__XCOM_BACKEND=path)
+    home.test("v6d_etl_pandas", AIRFLOW__CORE__XCOM_BACKEND=path)
     rows = {xcom.key: xcom for xcom in home.xcoms("v6d_etl_pandas") if xcom.task_id == "transform"}
     assert set(rows["regions"].value) == {"vineyard"}
     assert isinstance(rows["total"].value, float)
 
 
+@pytest.mark.needs((3, 0), reason="show_xcoms.py is for Airflow 3")
 def test_show_xcoms(run: Any, home: Any) -> None:
     """The table says what each XCom is, where it lives and how large its row is, for any run in the database."""
     script = Path(__file__).parents[2] / "examples" / "show_xcoms.py"
@@ -116,6 +118,7 @@ def test_show_xcoms(run: Any, home: Any) -> None:
             assert line.endswith(f"{len(xcom.text.encode())} B")
 
 
+@pytest.mark.needs((3, 0), reason="show_xcoms.py is for Airflow 3")
 def test_show_xcoms_of_no_run(home: Any) -> None:
     """A DAG without a run is told apart, with what to do."""
     script = Path(__file__).parents[2] / "examples" / "show_xcoms.py"

@@ -50,7 +50,7 @@ def servers(running: Trio) -> Iterator[Trio]:
             server.start()
         os.kill(server.pid, signal.SIGCONT)
         problems += [f"{server.host.name}: {problem}" for problem in leftovers(server)]
-        strangers = set(server.host.processes()) - processes - {server.pid}
-        if strangers:
-            problems.append(f"{server.host.name}: processes {strangers}")
+        for stranger in set(server.host.processes()) - processes - {server.pid}:
+            problems.append(f"{server.host.name}: process {stranger}")
+            os.kill(stranger, signal.SIGKILL)
     assert not problems

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import replace
 from datetime import timedelta
@@ -253,7 +254,7 @@ def test_values_that_were_read_outlive_their_replica(servers: Trio) -> None:
 
 
 def test_a_note_of_a_replica_is_no_promise(servers: Trio) -> None:
-    """A file that names an object that is gone, or another one, or nothing that makes sense, leads to a new transfer."""
+    """A file that names an object that is gone, or another one, or makes no sense, leads to a new transfer."""
     a, b, _ = servers
     with a.client() as client:
         ref = client.put(numbers())
@@ -261,7 +262,7 @@ def test_a_note_of_a_replica_is_no_promise(servers: Trio) -> None:
         other = client.put(numbers(2))
     b.do(lambda client: client.get(ref))
     note = Path(b.socket + ".replicas", ref.token)
-    for text in ('{"id": "%s"}' % other.id, '{"id": "%s"}' % format_id(7), '{"id": 7}', "[", "", "[[]]", "\0" * 100):
+    for text in (json.dumps({"id": other.id}), json.dumps({"id": format_id(7)}), '{"id": 7}', "[", "", "[[]]", "\0"):
         note.write_text(text)
         assert b.do(lambda client: bool((client.get(ref) == numbers()).all()))
         assert len(b.do(ids)) >= 2

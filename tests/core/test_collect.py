@@ -6,6 +6,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, List, Optional
 
 import pytest
+
 from vineyard_client.collect import DEAD_WRITER, DELETED, EXPIRED, ORIGINAL_GONE, Candidate, Collectable, plan
 from vineyard_client.reference import ObjectInfo, ObjectRef
 

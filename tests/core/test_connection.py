@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gc
 import os
-import tempfile
 import threading
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional
 
 import pytest
+from vineyard_testing import UNIT
+from vineyard_testing.processes import fork, in_child, run_python, wait
+from vineyard_testing.streams import REGISTERED, Descriptor, ScriptedStream, got_buffers, memory, payload
+
 from vineyard_client._connection import Connection
 from vineyard_client._io.pinfile import PinFile
 from vineyard_client._wire.messages import (
@@ -17,8 +20,6 @@ from vineyard_client._wire.messages import (
     Exists,
     GetBuffers,
     GetData,
-    InstanceStatus,
-    IsInUse,
     Payload,
     Register,
     Release,
@@ -28,15 +29,11 @@ from vineyard_client.exceptions import (
     ConnectionFailed,
     DeadlineExceeded,
     ObjectCorrupted,
-    ObjectNotFound,
     ProtocolError,
     ServerError,
     StoreFull,
     UnsupportedVersion,
 )
-from vineyard_testing import UNIT, until
-from vineyard_testing.processes import fork, in_child, run_python, wait
-from vineyard_testing.streams import REGISTERED, Descriptor, ScriptedStream, got_buffers, memory, payload
 
 EXISTS = {"type": "exists_reply", "exists": True}
 SEALED = {"type": "seal_reply"}
@@ -49,7 +46,10 @@ CONTENT = bytes(i % 251 for i in range(20_000))
 
 
 def connected(*steps: Any, pin_file: Optional[PinFile] = None) -> Connection:
-    return Connection(ScriptedStream(*steps), timeout=UNIT, pin_file=pin_file)
+    connection = Connection(ScriptedStream(*steps), timeout=UNIT)
+    if pin_file is not None:
+        connection.pin_in(pin_file)
+    return connection
 
 
 def script(connection: Connection) -> ScriptedStream:

@@ -6,6 +6,7 @@ import pickle
 from typing import Any, Dict, List, Tuple, Type
 
 import pytest
+
 from vineyard_client import exceptions
 from vineyard_client.exceptions import (
     ConnectionFailed,

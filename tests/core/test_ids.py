@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from vineyard_client.exceptions import InvalidReference
 from vineyard_client.ids import BLOB_BIT, format_id, is_blob, is_token, parse_id
 
@@ -25,8 +26,22 @@ def test_form(number: int, text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "o", "o123", "o00000000000000000", "O000000000000002a", "o000000000000002A", "x000000000000002a"]
-    + ["o000000000000002a\n", " o000000000000002a", "o+00000000000002a", "o٠٠00000000000000", None, 42, b"o000000000000002a"],
+    [
+        "",
+        "o",
+        "o123",
+        "o00000000000000000",
+        "O000000000000002a",
+        "o000000000000002A",
+        "x000000000000002a",
+        "o000000000000002a\n",
+        " o000000000000002a",
+        "o+00000000000002a",
+        "o٠٠00000000000000",
+        None,
+        42,
+        b"o000000000000002a",
+    ],
 )
 def test_anything_else_is_refused(text: object) -> None:
     """What is not exactly of that form is an InvalidReference that shows it."""
@@ -47,7 +62,9 @@ def test_tokens(text: str) -> None:
     assert is_token(text)
 
 
-@pytest.mark.parametrize("text", ["", "0" * 31, "0" * 33, "A" * 32, "0" * 32 + "\n", " " + "0" * 31, "g" * 32, None, 0, b"0" * 32])
+@pytest.mark.parametrize(
+    "text", ["", "0" * 31, "0" * 33, "A" * 32, "0" * 32 + "\n", " " + "0" * 31, "g" * 32, None, 0, b"0" * 32]
+)
 def test_no_tokens(text: object) -> None:
     """Anything else is none."""
     assert not is_token(text)

@@ -10,6 +10,7 @@ from typing import Any, Dict
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from vineyard_client.exceptions import ObjectCorrupted, UnsupportedVersion, VineyardError
 from vineyard_client.ids import format_id, is_token
 from vineyard_client.meta import GUARD_SIZE, TOMBSTONE, VALUE, ValueMeta
@@ -86,7 +87,12 @@ def test_form_of_a_large_value() -> None:
 
 def test_replicas() -> None:
     """The server's own labels say which hosts have a replica; one that was taken back is empty."""
-    labels = {"vineyard_client.replica.b": "x", "vineyard_client.replica.a": "y", "other": "z", "vineyard_client.replica.c": ""}
+    labels = {
+        "vineyard_client.replica.b": "x",
+        "vineyard_client.replica.a": "y",
+        "other": "z",
+        "vineyard_client.replica.c": "",
+    }
     tree = {**over_the_wire(LARGE.tree()), "__labels": json.dumps(labels)}
     assert ValueMeta.read(tree).replicas == ("a", "b")
 
@@ -113,7 +119,10 @@ def test_another_version(version: object) -> None:
 
 
 DAMAGE = [
-    *[(name, None) for name in ("token", "type", "summary", "size", "created", "host", "instance_id", "labels", "blob", "guard")],
+    *[
+        (name, None)
+        for name in ("token", "type", "summary", "size", "created", "host", "instance_id", "labels", "blob", "guard")
+    ],
     *[("token", wrong) for wrong in ("", "0" * 31, "G" * 32, 5)],
     *[("size", wrong) for wrong in ("5", 5.0, -1)],
     *[("created", wrong) for wrong in ("soon", "nan", 1e300, 10**400, -1, [])],
@@ -139,11 +148,24 @@ def test_damage(field: str, wrong: object) -> None:
             ValueMeta.read(tree)
 
 
-leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(["{}", "o" + "8" * 17])
-values = st.recursive(leaves, lambda v: st.lists(v, max_size=2) | st.dictionaries(st.just("id"), v, max_size=1), max_leaves=4)
+leaves = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["{}", "o" + "8" * 17])
+)
+values = st.recursive(
+    leaves, lambda v: st.lists(v, max_size=2) | st.dictionaries(st.just("id"), v, max_size=1), max_leaves=4
+)
 
 
-@given(st.dictionaries(st.sampled_from([*LARGE.tree(), "content", "origin", "origin_id", "__labels", "id"]), values, max_size=4))
+@given(
+    st.dictionaries(
+        st.sampled_from([*LARGE.tree(), "content", "origin", "origin_id", "__labels", "id"]), values, max_size=4
+    )
+)
 def test_any_tree(fields: Dict[str, Any]) -> None:
     """Whatever a tree holds: metadata that everything else can be made of, or an error of ours."""
     try:

@@ -10,10 +10,13 @@ from typing import Any, Dict, Type
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from vineyard_client.exceptions import InvalidReference, UnsupportedVersion, VineyardError
 from vineyard_client.reference import ObjectInfo, ObjectRef, StoreStatus
 
-REF = ObjectRef(id="o0016f0c3fcbe0005", token="0123456789abcdef" * 2, endpoint="host:9600", type="pandas.DataFrame", size=80_000_704)
+REF = ObjectRef(
+    id="o0016f0c3fcbe0005", token="0123456789abcdef" * 2, endpoint="host:9600", type="pandas.DataFrame", size=80_000_704
+)
 JSON: Dict[str, Any] = {
     "v": 1,
     "id": "o0016f0c3fcbe0005",
@@ -36,7 +39,7 @@ def test_references_are_values() -> None:
     """A reference can be compared, hashed, pickled, and not be changed."""
     again = pickle.loads(pickle.dumps(REF))
     assert again == REF and hash(again) == hash(REF)
-    assert REF != ObjectRef.from_json({**JSON, "token": "f" * 32})
+    assert ObjectRef.from_json({**JSON, "token": "f" * 32}) != REF
     with pytest.raises(AttributeError):
         REF.id = "o0000000000000000"  # type: ignore[misc]
 
@@ -85,7 +88,9 @@ def test_no_object(data: Any) -> None:
     assert str(caught.value) == f"A reference is a JSON object, not {type(data).__name__}."
 
 
-json_values = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.lists(st.none(), max_size=1)
+json_values = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.lists(st.none(), max_size=1)
+)
 
 
 @given(st.dictionaries(st.sampled_from([*JSON, "x"]) | st.integers(), json_values, max_size=3))

@@ -172,32 +172,31 @@ def test_views_outlive_the_server(tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize("value", ["too large", "refused"])
-def test_a_failed_put_lets_go_of_the_value(client: vc.Client, value: str) -> None:
+def test_a_failed_put_lets_go_of_the_value(value: str) -> None:
     """Whoever keeps the error of a failed put, with its traceback, does not keep the value's memory locked."""
-    mine = bytearray((513 << 20) if value == "too large" else 100_000)
-    with pytest.raises(vc.VineyardError) as caught:
-        client.put(mine if value == "too large" else [mine, lambda: None])
-    mine.append(1)  # BufferError if somebody still looks at it
-    assert caught.value.__traceback__ is not None
+    mine = bytearray(2 << 20)
+    with vc.EmbeddedServer("1Mi") as server, vc.connect(server.socket) as client:
+        with pytest.raises(vc.VineyardError) as caught:
+            client.put(mine if value == "too large" else [mine, lambda: None])
+        mine.append(1)  # BufferError if somebody still looks at it
+        assert caught.value.__traceback__ is not None
 
 
-def test_a_failed_put_is_collected(client: vc.Client) -> None:
+def test_a_failed_put_is_collected() -> None:
     """An error in a reference cycle is collected like any other, also with a memoryview among what it refers to."""
     result = run_python(
         """
-import gc, sys
+import gc
 import vineyard_client as vc
-client = vc.connect(sys.argv[1])
-for value in (memoryview(bytearray(513 << 20)), [memoryview(bytearray(100_000)), lambda: None]):
-    try:
-        client.put(value)
-    except vc.VineyardError as error:
-        error.cycle = error
-    del value
-    gc.collect()
-client.close()
-""",
-        client.socket,
+with vc.EmbeddedServer("1Mi") as server, vc.connect(server.socket) as client:
+    for value in (memoryview(bytearray(2 << 20)), [memoryview(bytearray(100_000)), lambda: None]):
+        try:
+            client.put(value)
+        except vc.VineyardError as error:
+            error.cycle = error
+        del value
+        gc.collect()
+"""
     )
     assert (result.returncode, result.stderr) == (0, "")
 
@@ -334,7 +333,9 @@ def test_deleted_collected_and_read_at_once(server: vc.EmbeddedServer, client: v
                 deleter.delete(ref)
                 assert not client.exists(ref)
                 if views:
-                    where = f"collecting before message {collect_at} of delete, reading before message {read_at} of collect"
+                    where = (
+                        f"collecting before message {collect_at} of delete, reading before message {read_at} of collect"
+                    )
                     assert used(client) >= before + SIZE, f"the reader's memory was freed: {where}"
                     assert views[0] == buffer(1)
                 del views[:], read, collect
@@ -386,17 +387,17 @@ def test_inherited_views_stay_valid(server: vc.EmbeddedServer) -> None:
     with vc.EmbeddedServer("64Mi") as small, vc.connect(small.socket) as second:
         client = vc.connect(small.socket)
         ref = client.put(buffer(1))
-        view: Any = client.get(ref)
+        views: List[Any] = [client.get(ref)]
         go, say = os.pipe()
 
         def child() -> None:
             os.close(say)
             assert client.get(client.put(5)) == 5  # a connection of its own; the inherited one is abandoned
             os.read(go, 1)
-            assert view == buffer(1)
+            assert views == [buffer(1)]
 
         pid = fork(child)
-        del view
+        views.clear()
         client.close()
         gc.collect()
         assert second.delete(ref)
@@ -554,11 +555,11 @@ assert done
 
 
 def test_many_live_values(client: vc.Client) -> None:
-    """Thousands of values may be alive at once: they use no file descriptors."""
+    """Any number of values may be alive at once: they use no file descriptors."""
     ref = client.put(buffer(3, 100_000))
     first = os.dup(0)
     os.close(first)
-    values: List[Any] = [client.get(ref) for _ in range(2000)]
+    values: List[Any] = [client.get(ref) for _ in range(1000)]
     now = os.dup(0)
     os.close(now)
     assert now == first
@@ -574,4 +575,3 @@ def client_blob(client: vc.Client, ref: vc.ObjectRef) -> int:
     from vineyard_client.ids import parse_id
 
     return find_object(client._connection(), parse_id(ref.id), ref.token).blob
-

@@ -15,7 +15,7 @@ import vineyard_client as vc
 
 pytestmark = [
     pytest.mark.integration,
-    pytest.mark.filterwarnings("default"),  # it is older than some of the libraries that it uses
+    pytest.mark.filterwarnings("ignore"),  # it is older than some of the libraries that it uses
 ]
 
 try:
@@ -31,10 +31,11 @@ with warnings.catch_warnings():
     vineyard = pytest.importorskip("vineyard")
 
 
-@pytest.fixture
-def official(client: vc.Client) -> Iterator[Any]:
-    """The official client of the same server."""
-    connected = vineyard.connect(client.socket)
+@pytest.fixture(scope="module")
+def official(server: vc.EmbeddedServer) -> Iterator[Any]:
+    """An official client of the same server. It never closes the store's memory, so it takes hold of it at once."""
+    connected = vineyard.connect(server.socket)
+    connected.delete(connected.put(np.arange(3)))
     yield connected
     connected.close()
 

@@ -267,7 +267,7 @@ def test_importing_is_cheap() -> None:
         """
 import sys
 import vineyard_client as vc
-heavy = {"numpy", "pandas", "pyarrow", "polars", "scipy", "torch", "xarray", "pydantic", "ctypes", "asyncio", "vineyard"}
+heavy = {"numpy", "pandas", "pyarrow", "polars", "scipy", "torch", "xarray", "pydantic", "vineyard", "ctypes"}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 with vc.EmbeddedServer("16Mi") as server, vc.connect(server.socket) as client:
     assert client.get(client.put({"a": [1, "b"]})) == {"a": [1, "b"]}

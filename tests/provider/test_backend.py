@@ -145,6 +145,29 @@ def test_rows_of_the_default_backend(backend: Any, store: Any, result: Any) -> N
         assert backend.deserialize_value(result(stored)) == value
 
 
+def test_a_text_like_an_object_id(backend: Any, roundtrip: Any) -> None:
+    """In a row it would be one of vineyard's own provider; so it goes to vineyard, and comes back as the text."""
+    text = "o0016f0c2a4b1d3e5"
+    assert looks_like_row(json_of(backend.serialize_value(text, **WHERE)))
+    assert roundtrip(text) == text
+    assert json_of(backend.serialize_value(f"{text} ", **WHERE)) == f"{text} "
+
+
+def test_rows_of_upstreams_backend(backend: Any, store: Any, result: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """They are the ids of objects in vineyard's own types; such an object is read, one that is gone is an error."""
+    numpy = pytest.importorskip("numpy")
+    ref = store.put(numpy.arange(5), native=True)
+    row = version_compat.base_xcom().serialize_value(ref.id)
+    with caplog.at_level(logging.INFO, "airflow_provider_vineyard"):
+        value = backend.deserialize_value(result(row, key="k"))
+    assert type(value) is numpy.ndarray and value.tolist() == [0, 1, 2, 3, 4]
+    assert f"written by vineyard's own provider, {ref.id}" in caplog.text
+    assert backend.deserialize_value(result(row, _sa_instance_state=object())) == ref.id
+    store.delete(ref)
+    with pytest.raises(ObjectNotFound, match=f"is the object id {ref.id}, as vineyard's own provider wrote rows"):
+        backend.deserialize_value(result(row, key="k"))
+
+
 def test_purge_frees_the_object(backend: Any, store: Any, result: Any) -> None:
     """When a task runs again, what it replaces is freed; once more is no error."""
     stored = backend.serialize_value((1, 2), **WHERE)

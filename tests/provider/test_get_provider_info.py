@@ -19,17 +19,24 @@ OPTIONS = {
     "autostart",
     "size",
     "reserve_memory",
+    "preload",
+    "deployment",
 }
 
 
 def test_entry_point_gives_the_metadata() -> None:
     """Airflow finds the provider by its entry point."""
-    (entry,) = metadata.distribution("airflow-provider-vineyard").entry_points
-    assert (entry.group, entry.value) == (
-        "apache_airflow_provider",
-        "airflow_provider_vineyard.get_provider_info:get_provider_info",
-    )
-    assert entry.load()() == get_provider_info()
+    entries = {entry.group: entry for entry in metadata.distribution("airflow-provider-vineyard").entry_points}
+    assert entries["apache_airflow_provider"].load()() == get_provider_info()
+
+
+def test_commands_are_named_for_airflow() -> None:
+    """The key ``cli`` is for Airflow 3.2 and later; the program is for all."""
+    from airflow_provider_vineyard import cli
+
+    assert get_provider_info()["cli"] == [f"{cli.__name__}.{cli.airflow_commands.__name__}"]
+    entries = {entry.name: entry for entry in metadata.distribution("airflow-provider-vineyard").entry_points}
+    assert entries["airflow-vineyard"].load() is cli.main
 
 
 def test_package_name_is_the_distributions() -> None:

@@ -228,7 +228,7 @@ def test_dry_run_frees_nothing(store: Any, table: Table) -> None:
 def test_readers_keep_what_is_freed(store: Any, table: Table) -> None:
     """The memory stays until they are done, and is then freed as garbage by the next run."""
     pattern = bytes(range(256)) * 4096
-    row = put(bytearray(pattern))
+    row = put(memoryview(pattern))
     value = xcoms.get(row)
     before = store.status().memory_used
     assert reasons(subject.free_unneeded(orphans=True, grace=AT_ONCE)) == {id_of(row): "orphan"}

@@ -10,7 +10,7 @@ import pytest
 from airflow.exceptions import AirflowConfigException
 
 from airflow_provider_vineyard import version_compat
-from airflow_provider_vineyard.settings import AIRFLOW_CLASSES, get_settings
+from airflow_provider_vineyard.settings import AIRFLOW_CLASSES, get_settings, wrong_options
 
 pytestmark = pytest.mark.airflow
 
@@ -37,10 +37,12 @@ def test_all_options_are_read(options: Callable[..., None]) -> None:
         autostart="no",
         size="1.5 GiB",
         reserve_memory="ON",
+        deployment="airflow-2",
     )
     settings = get_settings()
     assert (settings.ipc_socket, settings.embedded) == ("/run/v.sock", False)
     assert (settings.persist, settings.autostart, settings.reserve_memory) == (True, False, True)
+    assert settings.deployment == "airflow-2"
     assert (settings.rpc_endpoint, settings.inline_threshold, settings.size) == ("worker-1:9600", 0, "1.5 GiB")
     assert settings.allowed_classes[:2] == ("my.models.*", "other.Thing")
 
@@ -65,6 +67,8 @@ def test_socket_precedence(options: Callable[..., None], monkeypatch: pytest.Mon
         ("inline_threshold", "4 KiB", "number of bytes"),
         ("inline_threshold", "-1", "number of bytes"),
         ("inline_threshold", "²", "number of bytes"),
+        ("deployment", "", "Write a name"),
+        ("deployment", "a name", "Write a name"),
         ("rpc_endpoint", "worker-1", "host:port"),
         ("rpc_endpoint", "worker-1:99999", "host:port"),
         ("size", "plenty", "such as 8Gi"),
@@ -130,3 +134,10 @@ def test_airflows_classes_are_acceptable_to_core(client: Any) -> None:
     ref = client.put((1, 2), allowed_classes=AIRFLOW_CLASSES)
     assert client.get(ref, allowed_classes=AIRFLOW_CLASSES) == (1, 2)
     assert not any("*" in name for name in AIRFLOW_CLASSES)
+
+
+def test_all_wrong_options_at_once(options: Callable[..., None]) -> None:
+    """``get_settings`` names the first; this names all of them."""
+    assert wrong_options() == []
+    options(size="plenty", persist="perhaps", deployment="a b", ipc_socket="relative")
+    assert [problem.split()[1] for problem in wrong_options()] == ["ipc_socket", "persist", "size", "deployment"]

@@ -223,6 +223,9 @@ NUMPY = {
         *(("fields", ["a"], ["<f8"], [-8], [None], 8, False, False), (8,), None),
     ),
     "a dtype of a foreign type": ("numpy.dtype", ("foreign", "os.system")),
+    "several dtypes in one text": ("numpy.dtype", "(2,3)f8,i4"),
+    "a dtype of text that is none": ("numpy.dtype", "float64"),
+    "a dtype of objects in disguise": ("numpy.ndarray", b"A" * 64, "|O8", (8,), None),
     "a dtype that is none": ("numpy.dtype", ("eval", "1")),
     "objects larger than the stream": ("numpy.objects", (10**9,), "C", 10**9),
     "structured elements larger than the stream": (

@@ -6,6 +6,7 @@ import gc
 import os
 
 import pytest
+
 from vineyard_client._io.fds import OwnedFD
 
 

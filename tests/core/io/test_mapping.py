@@ -14,9 +14,10 @@ from typing import Iterator, List, Sequence
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from vineyard_testing.streams import memory
+
 from vineyard_client._io import mapping
 from vineyard_client._io.mapping import map_private, read_exact, write_all
-from vineyard_testing.streams import memory
 
 PAGE = mmap.ALLOCATIONGRANULARITY
 
@@ -46,7 +47,9 @@ class Released:
 # ---- map_private
 
 
-@pytest.mark.parametrize("offset, nbytes", [(0, 1), (0, 4 * PAGE), (1, PAGE), (PAGE - 1, 2), (PAGE + 64, 2 * PAGE), (4 * PAGE - 1, 1)])
+@pytest.mark.parametrize(
+    "offset, nbytes", [(0, 1), (0, 4 * PAGE), (1, PAGE), (PAGE - 1, 2), (PAGE + 64, 2 * PAGE), (4 * PAGE - 1, 1)]
+)
 def test_map_shows_the_range(file: int, offset: int, nbytes: int) -> None:
     """A mapping shows exactly the range that was asked for, wherever it starts, as flat writable bytes."""
     view = map_private(file, offset, nbytes, nothing)

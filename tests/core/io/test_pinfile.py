@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Iterator, List
 
 import pytest
-from vineyard_client._io.pinfile import PinFile
 from vineyard_testing.processes import fork, in_child, wait
+
+from vineyard_client._io.pinfile import PinFile
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="pin files are a thing of Linux")
 

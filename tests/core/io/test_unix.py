@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Callable, Iterator, List, Tuple
 
 import pytest
+from vineyard_testing import UNIT
+from vineyard_testing.peers import Peer, dripping, silent
+from vineyard_testing.processes import in_child
+
 from vineyard_client._io.deadline import Deadline
 from vineyard_client._io.stream import Stream
 from vineyard_client._io.unix import MAX_PATH, UnixStream
 from vineyard_client.exceptions import ConnectionFailed, DeadlineExceeded, ProtocolError
-from vineyard_testing import UNIT
-from vineyard_testing.peers import Peer, dripping, silent
-from vineyard_testing.processes import in_child
 
 SOON, NOW = Deadline(UNIT), Deadline(0)
 

@@ -80,7 +80,14 @@ def tree(blob: int, size: int) -> Dict[str, Any]:
         "instance_id": 0,
         "transient": True,
     }
-    return {"typename": "recorded::Value", "nbytes": size, "instance_id": 0, "transient": True, "note": "é", "blob": member}
+    return {
+        "typename": "recorded::Value",
+        "nbytes": size,
+        "instance_id": 0,
+        "transient": True,
+        "note": "é",
+        "blob": member,
+    }
 
 
 def converse(path: str) -> List[Dict[str, Any]]:

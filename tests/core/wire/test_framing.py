@@ -10,6 +10,7 @@ from typing import Any, Dict, List, Optional
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from vineyard_client._wire.framing import MAX_FRAME, FrameDecoder, encode_frame
 from vineyard_client.exceptions import ProtocolError
 
@@ -68,7 +69,9 @@ def test_trailing_data(message: Dict[str, Any], data: bytes) -> None:
     """Bytes past the frame's end are refused: a file descriptor may ride on them."""
     decoder = FrameDecoder()
     decoder.receive(data[:8])
-    with pytest.raises(ProtocolError, match=f"{len(data) - 7} bytes were read where the frame had only {len(data) - 8} left"):
+    with pytest.raises(
+        ProtocolError, match=f"{len(data) - 7} bytes were read where the frame had only {len(data) - 8} left"
+    ):
         decoder.receive(data[8:] + b"x")
     with pytest.raises(ProtocolError, match="9 bytes were read where the frame had only 8 left"):
         FrameDecoder().receive(data[:9])

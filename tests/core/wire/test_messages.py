@@ -14,6 +14,7 @@ from typing import Any, Callable, Dict, List, Tuple, Union
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from vineyard_client._wire import messages
 from vineyard_client._wire.framing import FrameDecoder, encode_frame
 from vineyard_client._wire.messages import (
@@ -44,7 +45,9 @@ from vineyard_client._wire.messages import (
 )
 from vineyard_client.exceptions import ObjectNotFound, ProtocolError, ServerError, StoreFull, VineyardError
 
-RECORDED = {file.stem: json.loads(file.read_text()) for file in sorted((Path(__file__).parent / "recorded").glob("*.json"))}
+RECORDED = {
+    file.stem: json.loads(file.read_text()) for file in sorted((Path(__file__).parent / "recorded").glob("*.json"))
+}
 VERSIONS = list(RECORDED)
 STEPS = [(version, step["name"]) for version in VERSIONS for step in RECORDED[version]]
 
@@ -115,7 +118,9 @@ READINGS: Dict[str, Reading] = {
     "register over RPC": lambda r: InstanceReply(r["version"], 0, "v.sock", r["rpc_endpoint"]),
     "status": StatusReply(instance_id=0, deployment="local", memory_used=0, memory_limit=1 << 20, connections=1),
     "create": lambda r: BufferReply(r["id"], Payload(r["id"], r["fd"], 64, 4096, (1 << 20) + 8)),
-    "create another": lambda r: BufferReply(r["id"], Payload(r["id"], r["created"]["store_fd"], 4224, 1, (1 << 20) + 8)),
+    "create another": lambda r: BufferReply(
+        r["id"], Payload(r["id"], r["created"]["store_fd"], 4224, 1, (1 << 20) + 8)
+    ),
     "create an empty one": BufferReply(EMPTY_BLOB, Payload(EMPTY_BLOB, -1, 0, 0, 0)),
     "create data": lambda r: r["id"],
     "seal": None,
@@ -209,18 +214,29 @@ GOOD: List[Tuple[Request[Any], Dict[str, Any]]] = [
     ),
     (
         GetBuffers([5]),
-        {"num": 1, "0": {"object_id": 5, "store_fd": 7, "data_offset": 64, "data_size": 10, "map_size": 100}, "fds": []},
+        {
+            "num": 1,
+            "0": {"object_id": 5, "store_fd": 7, "data_offset": 64, "data_size": 10, "map_size": 100},
+            "fds": [],
+        },
     ),
     (
         GetRemoteBuffers([5]),
-        {"num": 1, "0": {"object_id": 5, "store_fd": 7, "data_offset": 64, "data_size": 10, "map_size": 100}, "fds": []},
+        {
+            "num": 1,
+            "0": {"object_id": 5, "store_fd": 7, "data_offset": 64, "data_size": 10, "map_size": 100},
+            "fds": [],
+        },
     ),
     (IsInUse(5), {"is_in_use": True}),
     (CreateData({}), {"id": 5}),
     (GetData([5]), {"content": {"o0000000000000005": {"typename": "t"}}}),
     (ListData("*"), {"content": {"o0000000000000005": {"typename": "t"}}}),
     (Exists(5), {"exists": False}),
-    (InstanceStatus(), {"meta": {"instance_id": 0, "memory_usage": 1, "memory_limit": 2, "ipc_connections": 3, "deployment": "local"}}),
+    (
+        InstanceStatus(),
+        {"meta": {"instance_id": 0, "memory_usage": 1, "memory_limit": 2, "ipc_connections": 3, "deployment": "local"}},
+    ),
     (ClusterMeta(), {"meta": {"i0": {"hostname": "h"}}}),
     *[(request, {}) for request in (Seal(5), DropBuffer(5), Release(5), DeleteData([5]), Persist(5), Label(5, {}))],
 ]
@@ -369,8 +385,21 @@ def test_fds_announced(reply: Dict[str, Any], numbers: Tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize(
     "reply",
-    [{"fd": "7"}, {"fd": None}, {"fd": True}, {"fd": 7.0}, {"fd": -2}, {"fd": [7]}]
-    + [{"fds": 7}, {"fds": None}, {"fds": {"0": 7}}, {"fds": ["7"]}, {"fds": [None]}, {"fds": [True]}, {"fds": [-1]}],
+    [
+        {"fd": "7"},
+        {"fd": None},
+        {"fd": True},
+        {"fd": 7.0},
+        {"fd": -2},
+        {"fd": [7]},
+        {"fds": 7},
+        {"fds": None},
+        {"fds": {"0": 7}},
+        {"fds": ["7"]},
+        {"fds": [None]},
+        {"fds": [True]},
+        {"fds": [-1]},
+    ],
 )
 def test_fds_announced_oddly(reply: Dict[str, Any]) -> None:
     """An announcement that makes no sense is refused: nobody could say how many fds to take from the stream."""
@@ -381,15 +410,38 @@ def test_fds_announced_oddly(reply: Dict[str, Any]) -> None:
 # ---- anything
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-2, 12) | st.sampled_from([1 << 63, 1 << 64, -1, 0.5, "", "o0000000000000005"]),
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 12)
+    | st.sampled_from([1 << 63, 1 << 64, -1, 0.5, "", "o0000000000000005"]),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(st.sampled_from(["data_size", "data_offset", "map_size", "store_fd", "object_id"]), inner)
-        | st.dictionaries(st.sampled_from(["o0000000000000005", "instance_id", "memory_usage", "memory_limit", "x"]), inner)
+        | st.dictionaries(
+            st.sampled_from(["o0000000000000005", "instance_id", "memory_usage", "memory_limit", "x"]), inner
+        )
     ),
     max_leaves=8,
 )
-FIELDS = "code message fd fds id num 0 1 created content meta is_in_use exists version instance_id ipc_socket rpc_endpoint".split()
+FIELDS = [
+    "code",
+    "message",
+    "fd",
+    "fds",
+    "id",
+    "num",
+    "0",
+    "1",
+    "created",
+    "content",
+    "meta",
+    "is_in_use",
+    "exists",
+    "version",
+    "instance_id",
+    "ipc_socket",
+    "rpc_endpoint",
+]
 
 
 @given(st.sampled_from(REQUESTS), st.booleans(), st.dictionaries(st.sampled_from(FIELDS), json_values, max_size=6))

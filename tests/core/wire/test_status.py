@@ -7,6 +7,7 @@ from typing import Any, Type
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from vineyard_client._wire.status import error_from
 from vineyard_client.exceptions import ConnectionFailed, ObjectNotFound, ServerError, StoreFull, VineyardError
 
@@ -47,7 +48,11 @@ def test_a_code_that_is_no_number(code: Any) -> None:
     assert str(error) == f"vineyardd refused x with the code {code!r}: m."
 
 
-@given(st.dictionaries(st.sampled_from(["code", "message", "type"]), st.integers() | st.text() | st.none() | st.lists(st.integers())))
+@given(
+    st.dictionaries(
+        st.sampled_from(["code", "message", "type"]), st.integers() | st.text() | st.none() | st.lists(st.integers())
+    )
+)
 def test_any_reply(message: Any) -> None:
     """Whatever an error reply holds, an exception of ours comes out."""
     assert isinstance(error_from(message, "x"), VineyardError)

@@ -21,7 +21,7 @@ class Trio(NamedTuple):
 
 
 def leftovers(server: Server) -> List[str]:
-    """Return what is in a store, or beside it, that ``collect`` did not free; then the server is replaced by a new one."""
+    """Return what is in a store, or beside it, that ``collect`` did not free; then a new server replaces this one."""
     problems = server.do(_leftovers)
     problems += [f"a file {path}" for path in Path(server.socket + ".replicas").glob("*")]
     if problems:

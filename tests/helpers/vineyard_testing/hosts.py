@@ -82,7 +82,7 @@ class _Namespaces:
         return ["nsenter", f"--target={self.pid}", "--net", "--uts", "--mount", "--", *command]
 
     def run(self, *command: str) -> str:
-        done = subprocess.run(self.command(*command), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(self.command(*command), capture_output=True, text=True)
         assert not done.returncode, f"{' '.join(command)}: {done.stderr}"
         return done.stdout
 
@@ -110,6 +110,7 @@ class _Namespaces:
         for pid in self.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        self._shell.kill()  # a child that a test forked may hold the other end of its pipe, too
         self._shell.communicate()
 
 

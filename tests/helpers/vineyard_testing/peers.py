@@ -61,7 +61,8 @@ def silent(connection: socket.socket) -> None:
 
 
 def closing(connection: socket.socket) -> None:
-    """Hang up at once."""
+    """Hang up on the first request."""
+    connection.recv(65536)
     connection.close()
 
 
@@ -96,4 +97,11 @@ no_object = answering(frame([1, 2, 3]))
 
 def too_old(version: str = "0.13.0") -> Callable[[socket.socket], None]:
     """Answer as a vineyardd of another version."""
-    return answering(frame({"type": "register_reply", "version": version, "instance_id": 0, "ipc_socket": "", "rpc_endpoint": ""}))
+    return answering(
+        frame({"type": "register_reply", "version": version, "instance_id": 0, "ipc_socket": "", "rpc_endpoint": ""})
+    )
+
+
+def refusing(code: int) -> Callable[[socket.socket], None]:
+    """Answer as a vineyardd that lets nobody in."""
+    return answering(frame({"code": code, "message": "not you"}))

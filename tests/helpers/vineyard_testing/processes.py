@@ -64,10 +64,19 @@ def run_python(
 ) -> subprocess.CompletedProcess[str]:
     """Run Python code in a new process with warnings as errors, and return what it did."""
     helpers = str(Path(__file__).parents[1])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([helpers, os.environ.get("PYTHONPATH", "")]), **(env or {})}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([helpers, os.environ.get("PYTHONPATH", "")]),
+        **(env or {}),
+    }
     command = [sys.executable, "-W", "error", "-X", "faulthandler", "-c", code, *arguments]
     return subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=timeout, env=environment, check=False
+        command,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=environment,
+        check=False,
     )
 
 

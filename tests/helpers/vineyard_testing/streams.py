@@ -22,7 +22,7 @@ REGISTERED = {
 
 
 def frame(message: object) -> bytes:
-    """Return a frame as the server would send it; written out here so that it does not depend on the code under test."""
+    """Return a frame as the server would send it; written out, so that it does not depend on the code under test."""
     body = json.dumps(message).encode()
     return struct.pack("<Q", len(body)) + body
 

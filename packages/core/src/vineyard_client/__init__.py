@@ -15,7 +15,8 @@ interface; everything in a module with a leading underscore may change.
 from __future__ import annotations
 
 from ._version import __version__
-from .client import Client
+from .client import Client, Draft
+from .collect import Collectable
 from .exceptions import (
     ConnectionFailed,
     DeadlineExceeded,
@@ -42,6 +43,8 @@ __all__ = [
     "ensure_server",
     "stop_server",
     # what they return
+    "Collectable",
+    "Draft",
     "ObjectInfo",
     "ObjectRef",
     "StoreStatus",

@@ -36,6 +36,7 @@ from ._io.stream import Stream
 from ._wire.framing import FrameDecoder, Message, encode_frame
 from ._wire.messages import (
     GetBuffers,
+    InstanceReply,
     IsInUse,
     Payload,
     Register,
@@ -77,7 +78,6 @@ class Connection:
         timeout: seconds that each call may take; None is for ever.
         username: for a server that asks (``--htpasswd``).
         password: likewise.
-        pin_file: holds pins a second time; owned like the stream.
 
     Raises:
         ConnectionFailed: the peer went away or refused the credentials.
@@ -92,10 +92,9 @@ class Connection:
         timeout: Optional[float],
         username: str = "",
         password: str = "",
-        pin_file: Optional[PinFile] = None,
     ) -> None:
         self._stream = stream
-        self._pin_file = pin_file
+        self._pin_file: Optional[PinFile] = None
         self._timeout = timeout
         self._lock = threading.Lock()
         self._fds: Dict[int, OwnedFD] = {}
@@ -105,12 +104,25 @@ class Connection:
         self._retired = False
         self.pid = os.getpid()
         try:
-            self.instance = self.call(Register(username, password))
+            self.instance = self._register(username, password)
             _check_version(self.instance.version, stream.peer)
         except BaseException:
             self.close()
             raise
         _connections.add(weakref.ref(self, _connections.discard))
+
+    def _register(self, username: str, password: str) -> InstanceReply:
+        try:
+            return self.call(Register(username, password))
+        except ConnectionFailed as error:
+            plainly = _not_let_in(self.peer, username, error)
+            if plainly is None:
+                raise
+            raise plainly from error
+
+    def pin_in(self, pin_file: PinFile) -> None:
+        """Hold pins a second time in a file; the connection owns it from here on."""
+        self._pin_file = pin_file
 
     @property
     def usable(self) -> bool:
@@ -379,6 +391,30 @@ class Connection:
 
 
 _NOT_VINEYARD = "Check that the socket belongs to vineyardd and not to another program."
+
+
+def _not_let_in(peer: str, username: str, refusal: ConnectionFailed) -> Optional[ConnectionFailed]:
+    """Say plainly what a server with ``--htpasswd`` means, which has the program of that name check the password."""
+    if "Failed to launch process" in refusal.what:
+        what, hint = (
+            "cannot check the user name and password: its host has no htpasswd program.",
+            "Install it there (Debian: apache2-utils, Fedora: httpd-tools) and have it on the server's PATH.",
+        )
+    elif "Failed to find the htpasswd" in refusal.what:
+        what, hint = (
+            "cannot check the user name and password: the file that its --htpasswd names is not there.",
+            "Put it there, or start the server with another.",
+        )
+    elif "Incorrect username" not in refusal.what:
+        return None
+    elif not username:
+        what, hint = "asks for a user name and password.", "Give connect() its username and password."
+    else:
+        what, hint = (
+            f"refused the user {username!r}.",
+            "Check the user name and password against the file that the server's --htpasswd names.",
+        )
+    return ConnectionFailed(f"vineyardd at {peer} {what}", hint)
 
 
 def _raise_refusals(results: List[Any]) -> List[Any]:

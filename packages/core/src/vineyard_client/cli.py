@@ -45,6 +45,7 @@ def _serve(arguments: argparse.Namespace) -> None:
         print(path)
         return
     command = [*server.server_command(path, **options), *arguments.vineyardd]
+    server.require_free(path)
     print(f"Serving at {path}; Ctrl-C ends it.", file=sys.stderr, flush=True)
     os.execve(command[0], command, server.server_environment())
 
@@ -143,12 +144,16 @@ def _bytes(number: float) -> str:
 
 
 def _print_pairs(rows: Dict[str, str]) -> None:
-    width = max(map(len, rows))
-    for name, value in rows.items():
-        print(f"{name:<{width}}  {value}")
+    _print_table([[name, value] for name, value in rows.items()])
+
+
+def _printable(text: str) -> str:
+    """Return a text in which what would move the cursor, or cannot be printed, is spelt out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _print_table(rows: List[List[str]]) -> None:
+    rows = [[_printable(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths)).rstrip())
@@ -165,7 +170,7 @@ def _label(text: str) -> List[str]:
 
 
 def _age(text: str) -> timedelta:
-    match = re.match(r"(\d+(?:\.\d+)?)([smhd])\Z", text)
+    match = re.match(r"(\d{1,6}(?:\.\d+)?)([smhd])\Z", text)
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r} is no age; write a number with s, m, h or d, such as 7d")
     return timedelta(seconds=float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]])
@@ -225,7 +230,14 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         arguments.run(arguments)
-    except (VineyardError, OSError, ValueError) as error:
-        print(f"vineyard-client: {error}", file=sys.stderr)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; what is still in the buffer must not fail at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except (VineyardError, OSError, ValueError) as error:
+        print(f"vineyard-client: {_printable(str(error))}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130  # 128 and the number of SIGINT, as shells have it
     return 0

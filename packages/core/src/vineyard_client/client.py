@@ -501,9 +501,12 @@ class Client:
                 raise
             self._starter(self.socket)
             stream = UnixStream.connect(self.socket, deadline)
+        connection = Connection(stream, timeout=self._timeout, **self._credentials)
+        # Not before it is certain that vineyardd listens there: beside another program's socket we leave no files.
         pin_file = PinFile.open(self.socket + ".pins")
-        connection = Connection(stream, timeout=self._timeout, pin_file=pin_file, **self._credentials)
-        if pin_file is None and _endpoint(connection):
+        if pin_file is not None:
+            connection.pin_in(pin_file)
+        elif _endpoint(connection):
             log.warning(
                 "%s.pins cannot be opened: readers are protected by the server's marks alone, which clients of its RPC "
                 "port can undo. Let this user write to the socket's folder.",
@@ -535,9 +538,9 @@ class Client:
             raise
 
     def _may_be_elsewhere(self, connection: Connection, ref: ObjectRef) -> bool:
-        """Whether an object that is not here may be on another host."""
-        if ref.endpoint is not None:
-            return ref.endpoint != self._advertised(connection)
+        """Whether an object that is not here may be on another host, as its reference or the cluster says."""
+        if ref.endpoint not in (None, self._advertised(connection)):
+            return True
         return self._migration.has_owner(connection, ref)
 
     def _must_be_elsewhere(self, connection: Connection, ref: ObjectRef, error: ObjectNotFound) -> None:

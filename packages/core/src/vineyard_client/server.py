@@ -41,6 +41,7 @@ __all__ = [
     "ensure_server",
     "find_binary",
     "parse_size",
+    "require_free",
     "server_command",
     "server_environment",
     "stop_server",
@@ -50,7 +51,7 @@ __all__ = [
 START_TIMEOUT = 60.0
 
 # Seconds. A server that is asked to end does so in some milliseconds, or hangs for a minute (seen with 0.24.2).
-STOP_TIMEOUT = 5.0
+STOP_TIMEOUT = 2.0
 
 _POLL = 0.02
 
@@ -175,6 +176,17 @@ def _listens(socket: str) -> bool:
             return False
         raise
     return True
+
+
+def require_free(socket: str) -> None:
+    """Return if a server could listen at the path.
+
+    Raises:
+        ServerStartFailed: one does already.
+        ConnectionFailed: there is something else.
+    """
+    if _listens(socket):
+        raise ServerStartFailed(f"A server listens at {socket} already.", "Connect to it, or choose another path.")
 
 
 def _alive(pid: int) -> bool:
@@ -430,11 +442,11 @@ class EmbeddedServer:
         """
         command = server_command(self.socket, size=self._size, reserve_memory=self._reserve_memory)
         deadline = Deadline(self._timeout)
+        if self._shell is not None:
+            require_free(self.socket)
+            self.stop()  # somebody else ended the server
         with _start_lock(self.socket, deadline):
-            if self._shell or _listens(self.socket):
-                raise ServerStartFailed(
-                    f"A server listens at {self.socket} already.", "Connect to it, or choose another path."
-                )
+            require_free(self.socket)
             self._shell = _spawn(_OWNED, self.log, [self._folder, *command])
             self._owner = os.getpid()
             try:

@@ -146,7 +146,7 @@ def _gc(arguments: argparse.Namespace) -> int:
 
 
 def _stop(arguments: argparse.Namespace) -> int:
-    from airflow_provider_vineyard.clients import get_client_if_running
+    from airflow_provider_vineyard.clients import close_clients, get_client_if_running
     from airflow_provider_vineyard.settings import get_settings
 
     settings = get_settings()
@@ -159,6 +159,7 @@ def _stop(arguments: argparse.Namespace) -> int:
         return _fail(f"The embedded server at {settings.ipc_socket} is not running.")
     from vineyard_client import stop_server
 
+    close_clients()
     pid = stop_server(settings.ipc_socket)
     print(f"Stopped the embedded server at {settings.ipc_socket} (process {pid}); the next value starts a new one.")
     return 0
@@ -211,13 +212,10 @@ def _print_table(rows: List[List[str]]) -> None:
 
 
 def _age(text: str) -> timedelta:
-    match = re.match(r"(\d{1,9}(?:\.\d+)?)([smhd])\Z", text)
-    try:
-        if match:
-            return timedelta(seconds=float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]])
-    except OverflowError:
-        pass
-    raise argparse.ArgumentTypeError(f"{text!r} is no age; write a number with s, m, h or d, such as 7d")
+    match = re.match(r"(\d{1,6}(?:\.\d+)?)([smhd])\Z", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is no age; write a number with s, m, h or d, such as 7d")
+    return timedelta(seconds=float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]])
 
 
 _JSON = _Argument("--json", {"action": "store_true", "help": "for programs"})

@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from configparser import NoSectionError
 from contextlib import contextmanager
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any, Iterator, List, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, Iterator, List, NamedTuple, Optional, Set
 
 from airflow_provider_vineyard import version_compat
 from airflow_provider_vineyard._version import __version__
@@ -97,14 +98,17 @@ def _options() -> List[Check]:
     return checks or [Check(name, OK, "All options have usable values.")]
 
 
-def _options_that_are_set() -> set[str]:
-    """Return the names of all options of our section, from the file and from the environment."""
+def _options_that_are_set() -> Set[str]:
+    """Return the names of all options of our section, from the file and from the environment.
+
+    Names that end with ``_cmd`` or ``_secret`` are no exception: Airflow heeds them for options that are secret only.
+    """
     prefix = f"AIRFLOW__{CONFIG_SECTION.upper()}__"
-    section = version_compat.conf().getsection(CONFIG_SECTION) or {}
     environment = {name[len(prefix) :].lower() for name in os.environ if name.startswith(prefix)}
-    names = {*map(str.lower, section), *environment}
-    # Airflow takes the value from a command or from a store of secrets where the name ends so.
-    return {name[: -len(ending)] if name.endswith(ending) else name for name in names for ending in ("_cmd", "_secret")}
+    try:
+        return environment | set(version_compat.conf().options(CONFIG_SECTION))
+    except NoSectionError:
+        return environment
 
 
 def _backend() -> Check:
@@ -207,7 +211,8 @@ def _server(settings: Settings) -> List[Check]:
     checks = [Check("server", OK, f"vineyardd {status.version}, {where}, {status.connections} clients")]
     checks += [_memory(status), _endpoint(settings, status)]
     small = ("a value", len(status.version))
-    mapped = bytearray(range(256)) * (_MAPPED // 256)
+    # Of what Python itself has, a memoryview is mapped; the others are copied, whatever their size.
+    mapped = memoryview(bytes(range(256)) * (_MAPPED // 256))
     checks += [
         _round_trip("small value", small, client, settings),
         _round_trip("mapped value", mapped, client, settings),

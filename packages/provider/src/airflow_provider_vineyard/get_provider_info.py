@@ -86,9 +86,9 @@ _OPTIONS: Dict[str, Dict[str, Any]] = {
         "True",
     ),
     "preload": _option(
-        "Modules that are imported once in the process that tasks are forked from (the scheduler with a LocalExecutor, a "
-        "Celery worker), separated by spaces or commas, so that tasks need not import them again. That process grows by "
-        "what they need and starts later by as long as they take. Empty: none.",
+        "Modules that are imported once in the process that tasks are forked from (the scheduler with a LocalExecutor, "
+        "a Celery worker), separated by spaces or commas, so that tasks need not import them again. That process grows "
+        "by what they need, and starts later by as long as they take. Empty: none.",
         "string",
         "",
         "pandas, pyarrow",

@@ -4,10 +4,10 @@ A task that receives a frame spends more time importing pandas than on anything 
 The scheduler with a LocalExecutor and a Celery worker fork their tasks without starting a new interpreter, so what they
 have imported, their tasks have for nothing; the pages are shared until somebody writes to them.
 
-Which moment is right differs from release to release (the executor forks its workers when it starts, or for each task;
-Celery before its pool is up; ``on_starting`` of Airflow's listeners comes too early to know what is starting, not at all
-in a Celery worker and not before 2.5). One thing is the same in all of them: ``os.fork``. So the hook is Python's own,
-``os.register_at_fork``, and the modules are imported right before the first fork of the process, when everything that
+Which moment is right differs from release to release. An executor forks its workers when it starts, or one for each
+task; Celery forks when its pool comes up. ``on_starting`` of Airflow's listeners does not know yet what is starting, is
+not called in a Celery worker at all, and not before 2.5. One thing is the same everywhere: ``os.fork``. So the hook is
+Python's own, ``os.register_at_fork``, and modules are imported right before the first fork of the process, when all that
 it consists of is loaded.
 
 Invariants:

@@ -20,6 +20,8 @@ Invariants:
 
 - A row is a dict with exactly the one key ``vineyard``. A value of a user's that has this shape is itself stored in
   vineyard, never written as a row, so the shape has one meaning.
+- A row that is the text of an object id and nothing else is one that vineyard's own provider wrote before the switch. A
+  text of a user's that has this shape goes to vineyard, too.
 - Rows come from a database that REST clients and people can write to. ``RowReference.parse`` accepts exactly the fields
   above with exactly their types and bounds; anything else is an ``InvalidReference``. Nothing in a row names code, a
   file or a command.
@@ -32,13 +34,14 @@ Invariants:
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Dict, NamedTuple, Optional
 
 if TYPE_CHECKING:
     from vineyard_client import ObjectInfo, ObjectRef
 
-__all__ = ["DEPLOYMENT_LABEL", "ROW_KEY", "Origin", "RowReference", "looks_like_row"]
+__all__ = ["DEPLOYMENT_LABEL", "ROW_KEY", "Origin", "RowReference", "looks_like_bare_id", "looks_like_row"]
 
 ROW_KEY = "vineyard"
 
@@ -46,6 +49,7 @@ ROW_KEY = "vineyard"
 # does not have it is somebody else's, and never collected.
 DEPLOYMENT_LABEL = "airflow"
 
+_BARE_ID = re.compile(r"o[0-9a-f]{16}\Z")
 _SUMMARY_LIMIT = 300
 # Airflow's own limit for dag_id, run_id, task_id and key is 250 (512 for keys); names of hosts are at most 255.
 _TEXT_LIMIT = 1024
@@ -62,6 +66,11 @@ _HINT = (
 def looks_like_row(value: object) -> bool:
     """Tell whether a value has the shape of a row: a dict with exactly the one key ``vineyard``."""
     return type(value) is dict and len(value) == 1 and ROW_KEY in value
+
+
+def looks_like_bare_id(value: object) -> bool:
+    """Tell whether a value has the shape of what vineyard's own provider wrote as a row: the text of an object id."""
+    return type(value) is str and _BARE_ID.match(value) is not None
 
 
 class Origin(NamedTuple):

@@ -34,8 +34,8 @@ class Status:
         embedded: whether it is the embedded server.
         deployment: the name of this Airflow in the labels of its objects.
         versions: of Airflow, of this provider and of core.
-        xcoms: what this deployment's objects take, by DAG; objects whose DAG Airflow did not tell (2.1, 2.2) are under
-            an empty name.
+        xcoms: what this deployment's objects take, by DAG; objects whose DAG Airflow did not tell are under an empty
+            name.
         others: what other values take: another deployment's, or put by tasks themselves.
     """
 

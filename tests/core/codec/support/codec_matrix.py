@@ -279,6 +279,16 @@ def _same_xarray(left: Any, right: Any, seen: Set[Tuple[int, int]]) -> bool:
     return True
 
 
+def _same_dates(left: Any, right: Any, seen: Set[Tuple[int, int]]) -> bool:
+    if type(left).__name__ == "relativedelta":
+        assert vars(left) == vars(right)
+    elif hasattr(left, "tzinfo"):
+        assert (left, left.fold, left.tzinfo) == (right, right.fold, right.tzinfo)
+    else:
+        assert left == right and repr(left) == repr(right)
+    return True
+
+
 def _same_torch(left: Any, right: Any, seen: Set[Tuple[int, int]]) -> bool:
     import torch
 
@@ -301,6 +311,7 @@ _COMPARERS: Dict[str, Callable[[Any, Any, Set[Tuple[int, int]]], bool]] = {
     "scipy": _same_scipy,
     "xarray": _same_xarray,
     "torch": _same_torch,
+    **dict.fromkeys(("pytz", "dateutil", "pendulum"), _same_dates),
 }
 
 
@@ -524,6 +535,9 @@ def numpy_cases() -> Iterator[Case]:
         "dtype metadata": lambda: np.dtype("i4", metadata={"k": 1}),
         "array with dtype metadata": lambda: np.zeros(3, np.dtype("i4", metadata={"k": [1]})),
         "scalar types": lambda: [np.float64, np.int8, np.str_, np.datetime64, np.integer],
+        "bfloat16 of ml_dtypes": lambda: np.arange(2000).astype(__import__("ml_dtypes").bfloat16),
+        "int4 of ml_dtypes": lambda: np.arange(7).astype(__import__("ml_dtypes").int4),
+        "dtype of ml_dtypes": lambda: np.dtype(__import__("ml_dtypes").float8_e5m2),
         "Generator": lambda: np.random.default_rng(3),
         "Generator on MT19937": lambda: np.random.Generator(np.random.MT19937(1)),
         "RandomState": lambda: np.random.RandomState(3),
@@ -947,6 +961,45 @@ def torch_cases() -> Iterator[Case]:
     yield from cases.items()
 
 
+def dates_cases() -> Iterator[Case]:
+    """Yield dates, zones and durations of packages that come with pandas and Airflow."""
+    when = datetime.datetime(2024, 7, 1, 12)
+
+    def pytz_zone(name: str) -> Any:
+        return __import__("pytz").timezone(name)
+
+    def tz() -> Any:
+        return __import__("dateutil.tz").tz
+
+    def relative() -> Any:
+        return __import__("dateutil.relativedelta").relativedelta
+
+    def pendulum() -> Any:
+        return __import__("pendulum")
+
+    cases: Dict[str, Callable[[], Any]] = {
+        "pytz UTC": lambda: pytz_zone("UTC"),
+        "pytz zone": lambda: pytz_zone("Europe/Berlin"),
+        "pytz fixed": lambda: __import__("pytz").FixedOffset(90),
+        "pytz date": lambda: pytz_zone("Europe/Berlin").localize(when),
+        "dateutil utc": lambda: when.replace(tzinfo=tz().tzutc()),
+        "dateutil offset": lambda: tz().tzoffset("X", 3600),
+        "dateutil local": lambda: tz().tzlocal(),
+        "dateutil zone": lambda: when.replace(tzinfo=tz().gettz("Europe/Berlin")),
+        "relativedelta": lambda: relative().relativedelta(months=2, hour=5, weekday=relative().MO(2)),
+        "relativedelta, weekday": lambda: relative().relativedelta(weekday=relative().FR),
+        "pendulum DateTime": lambda: pendulum().datetime(2024, 10, 27, 2, 30, tz="Europe/Berlin"),
+        "pendulum DateTime, no zone": lambda: pendulum().naive(2024, 1, 1),
+        "pendulum Date": lambda: pendulum().date(2024, 2, 29),
+        "pendulum Time": lambda: pendulum().time(1, 2, 3, 4),
+        "pendulum Duration": lambda: pendulum().duration(years=1, months=2, days=-3, seconds=4.5),
+        "pendulum Interval": lambda: pendulum().datetime(2024, 1, 1) - pendulum().datetime(2023, 1, 1),
+        "pendulum zone": lambda: pendulum().timezone("Asia/Tokyo"),
+        "pendulum fixed zone": lambda: pendulum().datetime(2024, 1, 1, tz=3),
+    }
+    yield from cases.items()
+
+
 LIBRARIES: Dict[str, Callable[[], Iterator[Case]]] = {
     "python": python_cases,
     "numpy": numpy_cases,
@@ -956,6 +1009,7 @@ LIBRARIES: Dict[str, Callable[[], Iterator[Case]]] = {
     "scipy": scipy_cases,
     "xarray": xarray_cases,
     "torch": torch_cases,
+    "dates": dates_cases,
 }
 
 

@@ -6,7 +6,8 @@ be told to pickle; web pages show what ``orm_deserialize_value`` returns; and wh
 - 2.9 to 2.11 call ``purge`` for each row (``Airflow2Hooks``);
 - 2.3 to 2.8 delete them all at once in ``clear``, so that is where their objects are freed (``ClearHooks``);
 - 2.2 does the same, and tells ``serialize_value`` nothing about the XCom, so ``set`` remembers it (``UntoldHooks``);
-- 2.1 has no ``clear`` either: what a re-run replaces stays in vineyard until it is collected.
+- 2.1 has no ``clear`` either: what a re-run replaces stays in vineyard until it is collected. Its ``get_one`` returns
+  what web pages show (``ShownHooks``).
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from inspect import signature
 from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 from airflow_provider_vineyard import version_compat
-from airflow_provider_vineyard.reference import ROW_KEY, Origin, looks_like_row
+from airflow_provider_vineyard.reference import ROW_KEY, Origin, looks_like_bare_id, looks_like_row
 from airflow_provider_vineyard.xcom import store
 from airflow_provider_vineyard.xcom.backend import decide, log_inline, stopwatch
 from airflow_provider_vineyard.xcom.inline import is_airflows_own
 
-__all__ = ["Airflow2Hooks", "ClearHooks", "UntoldHooks", "hooks"]
+__all__ = ["Airflow2Hooks", "ClearHooks", "ShownHooks", "UntoldHooks", "hooks"]
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +43,11 @@ def hooks(base: Any) -> Tuple[type, ...]:
     if hasattr(base, "purge"):
         return (Airflow2Hooks,)
     told = "key" in signature(base.serialize_value).parameters
-    cleared: Tuple[type, ...] = (ClearHooks,) if hasattr(base, "clear") else ()
-    return (*(() if told else (UntoldHooks,)), *cleared, Airflow2Hooks)
+    return (
+        *(() if told else (UntoldHooks,)),
+        ClearHooks if hasattr(base, "clear") else ShownHooks,
+        Airflow2Hooks,
+    )
 
 
 def _row(stored: object) -> Optional[Dict[str, Any]]:
@@ -108,8 +112,11 @@ class Airflow2Hooks:
             return row if shown else store.get(row)
         value = version_compat.base_xcom().deserialize_value(result)
         key = getattr(result, "key", None)
-        if not shown and not is_airflows_own(key, value):
-            log_inline("get", Origin(key=key), value, len(result.value or b""), watch)
+        if shown or is_airflows_own(key, value):
+            return value
+        if looks_like_bare_id(value):
+            return store.get_bare(value, Origin(key=key))
+        log_inline("get", Origin(key=key), value, len(result.value or b""), watch)
         return value
 
     def orm_deserialize_value(self) -> Any:
@@ -165,7 +172,7 @@ def _cleared_rows(base: Any, call: Dict[str, Any]) -> Tuple[Dict[str, Any], ...]
 
 
 class UntoldHooks:
-    """``set`` and ``get_one`` for releases whose ``serialize_value`` learns nothing but the value (2.1 and 2.2)."""
+    """``set`` for releases whose ``serialize_value`` learns nothing but the value (2.1 and 2.2)."""
 
     @classmethod
     def set(cls, *args: Any, **kwargs: Any) -> Any:
@@ -177,9 +184,15 @@ class UntoldHooks:
         told["value"] = _Pushed(told["value"], origin)
         return parent.set(*call.args, **call.kwargs)
 
+
+class ShownHooks:
+    """``get_one`` for the release that returns what web pages show (2.1)."""
+
     @classmethod
     def get_one(cls, *args: Any, **kwargs: Any) -> Any:
-        """Return one XCom's value; same arguments. 2.1 would return the row in its place."""
+        """Return one XCom's value, not its row; same arguments."""
         parent: Any = super()
-        value = parent.get_one(*args, **kwargs)
-        return store.get(value) if looks_like_row(value) else value
+        shown = parent.get_one(*args, **kwargs)
+        if looks_like_bare_id(shown):
+            return store.get_bare(shown, Origin())
+        return store.get(shown) if looks_like_row(shown) else shown

@@ -14,7 +14,7 @@ from types import new_class
 from typing import Any, Callable, Dict, Optional, Tuple
 
 from airflow_provider_vineyard import version_compat
-from airflow_provider_vineyard.reference import Origin, looks_like_row
+from airflow_provider_vineyard.reference import Origin, looks_like_bare_id, looks_like_row
 from airflow_provider_vineyard.settings import get_settings
 from airflow_provider_vineyard.xcom import store
 from airflow_provider_vineyard.xcom.inline import inline_json, is_airflows_own
@@ -135,8 +135,11 @@ class Airflow3Hooks:
             return row if shown else store.get(row)
         value = version_compat.base_xcom().deserialize_value(result)
         key = getattr(result, "key", None)
-        if not shown and not is_airflows_own(key, row):
-            log_inline("get", Origin(key=key), value, None, watch)
+        if shown or is_airflows_own(key, row):
+            return value
+        if looks_like_bare_id(value):
+            return store.get_bare(value, Origin(key=key))
+        log_inline("get", Origin(key=key), value, None, watch)
         return value
 
     @classmethod

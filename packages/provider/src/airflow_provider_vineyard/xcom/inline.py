@@ -14,7 +14,7 @@ import json
 import math
 from typing import Any, List, Optional, Set, Tuple
 
-from airflow_provider_vineyard.reference import looks_like_row
+from airflow_provider_vineyard.reference import looks_like_bare_id, looks_like_row
 
 __all__ = ["AIRFLOW_KEYS", "RESERVED_NAMES", "inline_json", "is_airflows_own"]
 
@@ -70,7 +70,7 @@ def inline_json(value: object, limit: int) -> Optional[bytes]:
         value: any value.
         limit: bytes.
     """
-    if looks_like_row(value) or not _is_exact(value, limit):
+    if looks_like_row(value) or looks_like_bare_id(value) or not _is_exact(value, limit):
         return None
     text = json.dumps(value).encode("ascii")
     return text if len(text) <= limit else None

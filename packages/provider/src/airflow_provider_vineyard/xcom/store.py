@@ -20,7 +20,7 @@ from airflow_provider_vineyard.settings import Settings, get_settings
 if TYPE_CHECKING:
     from vineyard_client import Client, VineyardError
 
-__all__ = ["free", "get", "put"]
+__all__ = ["free", "get", "get_bare", "put"]
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +94,37 @@ def get(row: object) -> Any:
         place,
         reference.ref.id,
         (time.perf_counter() - started) * 1000,
+    )
+    return value
+
+
+def get_bare(id: str, origin: Origin) -> Any:
+    """Return the value of a row that is an object id alone, as vineyard's own provider wrote it; it is copied.
+
+    Raises:
+        ObjectNotFound: the object is gone.
+        VineyardError: its type is not known here, or the server cannot be reached or started, or refused.
+    """
+    require_core()
+    from vineyard_client import VineyardError
+
+    settings = get_settings()
+    started = time.perf_counter()
+    try:
+        client = get_client(settings)
+        ref = client.reference(id)
+        value = client.get(ref)
+    except VineyardError as error:
+        what = f"{origin} is the object id {id}, as vineyard's own provider wrote rows, and cannot be read"
+        raise _explained(error, what, _get_hint(error, origin, settings)) from error
+    milliseconds = (time.perf_counter() - started) * 1000
+    log.info(
+        "get %s: %s, %d B, written by vineyard's own provider, %s, %.1f ms",
+        origin,
+        ref.type,
+        ref.size,
+        id,
+        milliseconds,
     )
     return value
 

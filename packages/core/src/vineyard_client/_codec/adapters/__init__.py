@@ -56,6 +56,7 @@ _MODULES: Dict[str, Tuple[str, str]] = {
     "xarray": ("xarray_objects", "install"),
     "pytz": ("time_zones", "install_pytz"),
     "dateutil": ("time_zones", "install_dateutil"),
+    "pendulum": ("time_zones", "install_pendulum"),
 }
 
 

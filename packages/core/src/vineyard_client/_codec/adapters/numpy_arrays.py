@@ -4,9 +4,8 @@ What is shipped is what the array shows: of a slice the slice, of a broadcast ar
 transposed one the memory as it lies, with its strides. Elements with Python objects travel as a list, so that shared
 references and cycles through them hold; a structured type with such elements travels field by field.
 
-A dtype is spelt out in plain data and rebuilt by ``numpy.dtype``, which checks it; numpy's own state of a dtype would
-be trusted, down to the flag that says "these bytes are pointers to objects". For the same reason memory is never read
-as a dtype that holds objects.
+Dtypes are spelt out (``numpy_dtypes``). Memory is never read as a dtype that holds objects: bytes from outside would be
+taken for pointers.
 
 ``numpy.memmap`` comes back as the ordinary array it shows: the file is the writer's.
 """
@@ -21,7 +20,9 @@ from vineyard_client.exceptions import UnsafeType
 
 from ..ops import FILL, MAKE
 from ..policy import qualified
+from . import numpy_dtypes
 from .common import damaged, refused
+from .numpy_dtypes import PLAIN, dtype_spec, make_dtype
 
 if TYPE_CHECKING:
     from ..reader import Reader
@@ -37,28 +38,6 @@ _VIEWS: Dict[str, Tuple[str, ...]] = {
     "recarray": ("numpy",),
     "chararray": ("numpy._core.defchararray", "numpy.core.defchararray"),
 }
-# Element types of other packages that register with numpy: 0.2 - 0.5 of ml_dtypes.
-_FOREIGN_DTYPES = frozenset(
-    f"ml_dtypes.{name}"
-    for name in [
-        "bfloat16",
-        "float8_e3m4",
-        "float8_e4m3",
-        "float8_e4m3b11fnuz",
-        "float8_e4m3fn",
-        "float8_e4m3fnuz",
-        "float8_e5m2",
-        "float8_e5m2fnuz",
-        "float8_e8m0fnu",
-        "float6_e2m3fn",
-        "float6_e3m2fn",
-        "float4_e2m1fn",
-        "int2",
-        "int4",
-        "uint2",
-        "uint4",
-    ]
-)
 _SCALARS = (
     "bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 intc uintc longlong ulonglong float16 float32 float64 "
     "longdouble complex64 complex128 clongdouble datetime64 timedelta64 str_ bytes_"
@@ -67,100 +46,10 @@ _ABSTRACT = "generic number integer signedinteger unsignedinteger inexact floati
 # Bit generators of numpy.random: 1.17 - 2.5 (PCG64DXSM from 1.21).
 _BIT_GENERATORS = frozenset(["MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64"])
 
-
-# Kinds of element whose ``dtype.str`` says all; the commonest way to spell one.
-_PLAIN = frozenset("?bBhHiIefdgFDG")
 _MEMORY = frozenset([memoryview, bytes, bytearray])
 
 
-# --- dtypes ---------------------------------------------------------------------------------------------------------
-
-
-def dtype_spec(dtype: Any) -> Any:
-    """Spell a dtype out in plain data."""
-    if dtype.metadata:
-        return "metadata", dtype_spec(_without_metadata(dtype)), dict(dtype.metadata)
-    if dtype.char in "lLqQ" and np.dtype(dtype.str).char != dtype.char:
-        return "char", dtype.char, dtype.byteorder  # two integer types of C have the same size
-    if dtype.isbuiltin == 1 or (dtype.names is None and dtype.subdtype is None and dtype.kind in "biufcmMSUVO"):
-        if dtype.isbuiltin != 2 and dtype.type is getattr(np, "record", None):
-            return "record", dtype.str
-        if dtype.isbuiltin != 2:
-            return dtype.str
-    if dtype.subdtype is not None:
-        return "array", dtype_spec(dtype.subdtype[0]), dtype.shape
-    if dtype.names is not None:
-        fields = [dtype.fields[name] for name in dtype.names]
-        parts = (
-            list(dtype.names),
-            [dtype_spec(field[0]) for field in fields],
-            [field[1] for field in fields],
-            [field[2] if len(field) > 2 else None for field in fields],
-        )
-        return "fields", *parts, dtype.itemsize, dtype.isalignedstruct, dtype.type is np.record
-    if dtype.kind == "T":
-        missing = (dtype.na_object,) if hasattr(dtype, "na_object") else ()
-        return "string", missing, dtype.coerce
-    name = qualified(dtype.type)
-    if name not in _FOREIGN_DTYPES:
-        raise UnsafeType(
-            f"Arrays of dtype {dtype} cannot be stored: {name} is no element type that this release knows.",
-            "Convert it to one of numpy's own dtypes with astype().",
-            name,
-        )
-    return "foreign", name
-
-
-def _without_metadata(dtype: Any) -> Any:
-    if dtype.names is not None:
-        return np.dtype(
-            {
-                "names": list(dtype.names),
-                "formats": [dtype.fields[name][0] for name in dtype.names],
-                "offsets": [dtype.fields[name][1] for name in dtype.names],
-                "titles": [(dtype.fields[name] + (None,))[2] for name in dtype.names],
-                "itemsize": dtype.itemsize,
-            },
-            align=dtype.isalignedstruct,
-        )
-    return np.dtype(dtype.str)
-
-
-def make_dtype(spec: Any) -> Any:
-    """Build a dtype from its spelling; numpy checks it."""
-    if type(spec) is str:
-        return np.dtype(spec)
-    kind, *parts = spec
-    if kind == "fields":
-        names, formats, offsets, titles, itemsize, aligned, record = parts
-        layout: Dict[str, Any] = {
-            "names": names,
-            "formats": [make_dtype(part) for part in formats],
-            "offsets": offsets,
-            "itemsize": itemsize,
-        }
-        if any(title is not None for title in titles):
-            layout["titles"] = titles
-        dtype = np.dtype(layout, align=bool(aligned))
-        return np.dtype((np.record, dtype)) if record else dtype
-    if kind == "array":
-        return np.dtype((make_dtype(parts[0]), tuple(parts[1])))
-    if kind == "metadata":
-        return np.dtype(make_dtype(parts[0]), metadata=dict(parts[1]))
-    if kind == "string":
-        options = {"na_object": parts[0][0]} if parts[0] else {}
-        return np.dtypes.StringDType(coerce=bool(parts[1]), **options)
-    if kind == "char":
-        char, order = parts
-        if char not in "lLqQ":
-            raise damaged(f"{char!r} is no integer type")
-        return np.dtype(char).newbyteorder(order)
-    if kind == "record":
-        return np.dtype((np.record, np.dtype(parts[0])))
-    if kind == "foreign" and parts[0] in _FOREIGN_DTYPES:
-        module, name = parts[0].split(".")
-        return np.dtype(getattr(importlib.import_module(module), name))
-    raise damaged(f"{kind!r} is no kind of dtype")
+# --- arrays -----------------------------------------------------------------------------------------------------------
 
 
 def _reduce_dtype(writer: Writer, dtype: Any) -> Tuple[Any, ...]:
@@ -169,9 +58,6 @@ def _reduce_dtype(writer: Writer, dtype: Any) -> Tuple[Any, ...]:
 
 def _make_dtype(reader: Reader, spec: Any) -> Any:
     return make_dtype(spec)
-
-
-# --- arrays ---------------------------------------------------------------------------------------------------------
 
 
 def plain(array: Any) -> Any:
@@ -183,7 +69,7 @@ def plain(array: Any) -> Any:
     if dtype.hasobject or dtype.kind == "T":
         return None
     flags = array.flags
-    spec = dtype.str if dtype.isbuiltin == 1 and dtype.char in _PLAIN and not dtype.metadata else dtype_spec(dtype)
+    spec = dtype.str if dtype.isbuiltin == 1 and dtype.char in PLAIN and not dtype.metadata else dtype_spec(dtype)
     shape = array.shape
     if flags.c_contiguous:
         return _flat(array, flags.writeable), spec, shape, None
@@ -486,6 +372,7 @@ def install(table: Table) -> None:
     """Declare numpy's types."""
     global np
     np = importlib.import_module("numpy")
+    numpy_dtypes.load(np)
     table.reducers[np.ndarray] = _reduce_array
     table.reducers[np.dtype] = _reduce_dtype
     table.bases[np.dtype] = _reduce_dtype

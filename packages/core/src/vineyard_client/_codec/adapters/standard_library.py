@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import pickle
 import sys
+import warnings
 from typing import TYPE_CHECKING, Any, Tuple
 
 from vineyard_client.exceptions import ObjectCorrupted, UnsafeType
@@ -174,7 +175,10 @@ def install_array(table: Table) -> None:
         return result
 
     def make_text(reader: Reader, text: Any) -> Any:
-        return array.array("u", checked(text, str))
+        with warnings.catch_warnings():
+            # From 3.13 on Python warns of the type code; whoever made the array has been told.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return array.array("u", checked(text, str))
 
     table.reducers[array.array] = reduce
     table.makers["array.array"] = make

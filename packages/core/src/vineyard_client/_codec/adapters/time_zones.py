@@ -12,7 +12,7 @@ from vineyard_client.exceptions import UnsafeType
 
 from ..ops import MAKE
 from ..policy import qualified
-from .common import damaged
+from .common import by_attributes, by_call, checked, damaged
 
 if TYPE_CHECKING:
     from ..reader import Reader
@@ -149,3 +149,82 @@ def install_dateutil(table: Table) -> None:
             "dateutil.tz": make_zone,
         }
     )
+
+
+def install_pendulum(table: Table) -> None:
+    """Declare the dates, durations and zones of pendulum (2.1 - 3.3)."""
+    import datetime
+
+    pendulum: Any = importlib.import_module("pendulum")
+    zones: Any = importlib.import_module("pendulum.tz.timezone")
+    interval: Any = getattr(pendulum, "Interval", None) or importlib.import_module("pendulum").Period  # before 3.0
+
+    def reduce_datetime(writer: Writer, value: Any) -> Tuple[Any, ...]:
+        date = value.year, value.month, value.day
+        return MAKE, ("pendulum.DateTime", date, value.hour, value.minute, *_small(value), value.tzinfo, value.fold)
+
+    def make_datetime(reader: Reader, date: Any, *parts: Any) -> Any:
+        *clock, zone, fold = parts
+        return pendulum.DateTime(*date, *clock, tzinfo=zone, fold=fold)
+
+    def reduce_time(writer: Writer, value: Any) -> Tuple[Any, ...]:
+        return MAKE, ("pendulum.Time", value.hour, value.minute, *_small(value), value.tzinfo, value.fold)
+
+    def make_time(reader: Reader, *parts: Any) -> Any:
+        *clock, zone, fold = parts
+        return pendulum.Time(*clock, tzinfo=zone, fold=fold)
+
+    def reduce_duration(writer: Writer, value: Any) -> Tuple[Any, ...]:
+        # Years and months count as so many days beside being themselves; what Python's own part holds is the sum.
+        base: Any = datetime.timedelta
+        days, seconds, micro = (vars(base)[name].__get__(value) for name in ("days", "seconds", "microseconds"))
+        years, months = value.years, value.months
+        return MAKE, ("pendulum.Duration", years, months, days - 365 * years - 30 * months, seconds, micro)
+
+    def make_duration(reader: Reader, years: int, months: int, days: int, seconds: int, micro: int) -> Any:
+        return pendulum.Duration(days, seconds, micro, years=years, months=months)
+
+    def reduce_interval(writer: Writer, value: Any) -> Tuple[Any, ...]:
+        return MAKE, ("pendulum.Interval", value.start, value.end, bool(value._absolute))
+
+    def reduce_zone(writer: Writer, zone: Any) -> Tuple[Any, ...]:
+        return MAKE, ("pendulum.Timezone", zone.name)
+
+    def make_zone(reader: Reader, name: Any) -> Any:
+        if ".." in _text(name) or name.startswith("/"):
+            raise damaged(f"{name!r} is no time zone")
+        return pendulum.timezone(name)
+
+    def reduce_fixed(writer: Writer, zone: Any) -> Tuple[Any, ...]:
+        return MAKE, ("pendulum.FixedTimezone", zone.offset, zone.name)
+
+    def make_fixed(reader: Reader, offset: Any, name: Any) -> Any:
+        zone = pendulum.timezone(checked(offset, int))  # the one that everybody has, unless it is called otherwise
+        return zone if zone.name == name else zones.FixedTimezone(offset, name)
+
+    table.reducers.update(
+        {
+            pendulum.DateTime: reduce_datetime,
+            pendulum.Date: by_attributes("pendulum.Date", "year", "month", "day"),
+            pendulum.Time: reduce_time,
+            pendulum.Duration: reduce_duration,
+            interval: reduce_interval,
+            zones.Timezone: reduce_zone,
+            zones.FixedTimezone: reduce_fixed,
+        }
+    )
+    table.makers.update(
+        {
+            "pendulum.DateTime": make_datetime,
+            "pendulum.Date": by_call(pendulum.Date),
+            "pendulum.Time": make_time,
+            "pendulum.Duration": make_duration,
+            "pendulum.Interval": by_call(interval),
+            "pendulum.Timezone": make_zone,
+            "pendulum.FixedTimezone": make_fixed,
+        }
+    )
+
+
+def _small(value: Any) -> Tuple[int, int]:
+    return value.second, value.microsecond

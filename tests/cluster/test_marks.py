@@ -1,0 +1,148 @@
+"""What somebody reads stays as it is, although the server forgets about readers when clients of its RPC port leave.
+
+The server numbers the connections of the IPC socket and those of the RPC port from zero each, and keeps one table of
+who uses which blob (``_io.pinfile``). So here clients from another host come and go until every number was theirs.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import List
+
+import numpy as np
+import pytest
+from vineyard_testing import until
+from vineyard_testing.cluster import Trio
+from vineyard_testing.hosts import Server
+
+import vineyard_client as vc
+from vineyard_client._objects import find_object
+from vineyard_client._wire.messages import IsInUse
+from vineyard_client.ids import parse_id
+
+SIZE = 4_000_000
+
+
+def numbers(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, SIZE, dtype=np.uint8)
+
+
+def put(server: Server, seed: int) -> vc.ObjectRef:
+    with server.client() as client:
+        return client.put(numbers(seed))
+
+
+class Reader:
+    """A process on a server's host that holds a value, until it is asked whether the value is as it was."""
+
+    def __init__(self, server: Server, ref: vc.ObjectRef, seed: int) -> None:
+        asked, self._ask = os.pipe()
+        ready, read = os.pipe()
+
+        def hold(client: vc.Client) -> bool:
+            value = client.get(ref)
+            os.write(read, b".")
+            os.read(asked, 1)
+            return bool((value == numbers(seed)).all())
+
+        self._task = server.begin(hold)
+        os.close(asked)
+        os.close(read)
+        assert os.read(ready, 1) == b"."
+        os.close(ready)
+
+    def unchanged(self) -> bool:
+        os.write(self._ask, b".")
+        os.close(self._ask)
+        return self._task.result()
+
+
+def come_and_go(a: Server, b: Server, ref: vc.ObjectRef, times: int = 40) -> None:
+    """Let clients from B transfer a value and disconnect, so often that each number of a connection was theirs."""
+
+    def pull(client: vc.Client) -> None:
+        for _ in range(times):
+            client.get(ref, replica=False)
+
+    b.do(pull)
+
+
+def fill(client: vc.Client) -> List[vc.ObjectRef]:
+    """Use all memory that is free."""
+    refs: List[vc.ObjectRef] = []
+    with pytest.raises(vc.StoreFull):
+        while True:
+            refs.append(client.put(numbers(len(refs) + 100)))
+    return refs
+
+
+def marked(client: vc.Client, ref: vc.ObjectRef) -> bool:
+    """Tell whether the server knows of somebody who uses a value's blob."""
+    connection = client._connection()
+    return connection.call(IsInUse(find_object(connection, parse_id(ref.id), ref.token).blob))
+
+
+@pytest.mark.parametrize("where", ["here", "from the other host"])
+def test_a_view_stays_intact(servers: Trio, where: str) -> None:
+    """Whoever deletes, here or from another host, does not free memory that a process here reads."""
+    a, b, _ = servers
+    ref = put(a, 1)
+    readers = [Reader(a, ref, 1) for _ in range(3)]
+    come_and_go(a, b, ref)
+    with a.client() as client:
+        assert not marked(client, ref)  # the server has forgotten the readers
+        deleter = a if where == "here" else b
+        assert deleter.do(lambda client: client.delete(ref))
+        assert [info.ref.token for info in client.list(deleted=True)] == [ref.token]
+        refs = fill(client)
+        come_and_go(a, b, refs[0])
+        assert [reader.unchanged() for reader in readers] == [True] * 3
+        for other in refs:
+            client.delete(other)
+        assert [action.reason for action in client.collect()] == ["deleted"]
+        assert client.status().memory_used == 0
+
+
+def test_a_delete_from_another_host_frees_at_once_what_nobody_can_read(servers: Trio) -> None:
+    """Nobody is connected here; so the memory need not wait for a ``collect``."""
+    a, b, _ = servers
+    ref = put(a, 1)
+    until(lambda: a.memory_used() > 0 and connections(a) == 1, "the writer's connection is gone")
+    assert b.do(lambda client: client.delete(ref))
+    with a.client() as client:
+        assert client.status().memory_used == 0
+        assert list(client.list(deleted=True)) == []
+
+
+def connections(server: Server) -> int:
+    with server.client() as client:
+        return client.status().connections
+
+
+def test_a_value_in_the_making_is_no_garbage(servers: Trio) -> None:
+    """A writer whose mark was lost is not taken for dead."""
+    a, b, _ = servers
+    other = put(a, 2)
+    with a.client() as client, a.client() as collector:
+        with client.create(np.empty(SIZE, dtype=np.uint8)) as draft:
+            come_and_go(a, b, other)
+            assert collector.collect() == []
+            draft.value[:] = numbers(1)
+        assert (client.get(draft.ref) == numbers(1)).all()
+        del draft.value
+        for ref in (draft.ref, other):
+            assert client.delete(ref)
+
+
+def test_writers_do_not_mind(servers: Trio) -> None:
+    """A mark may be lost between any two requests of a ``put``."""
+    a, b, _ = servers
+    other = put(a, 2)
+    traffic = b.begin(lambda client: [client.get(other, replica=False) for _ in range(100)] and None)
+    with a.client() as client:
+        while not traffic.done:
+            ref = client.put(numbers(3)[:100_000])
+            assert (client.get(ref) == numbers(3)[:100_000]).all()
+            client.delete(ref)
+        traffic.result()
+        client.delete(other)

@@ -1,0 +1,311 @@
+"""Each thing that can be wrong is named by its check, with what to do; a healthy store passes all of them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator
+
+import pytest
+from vineyard_testing import until
+
+import vineyard_client
+from airflow_provider_vineyard import doctor as subject
+from airflow_provider_vineyard.doctor import FAILED, OK, WARNING, Check
+from airflow_provider_vineyard.settings import get_settings
+from vineyard_client.server import find_binary
+
+pytestmark = [pytest.mark.airflow, pytest.mark.integration]
+
+ROOT = os.geteuid() == 0
+
+
+@pytest.fixture(autouse=True)
+def configured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Configure the backend, as people do."""
+    monkeypatch.setenv("AIRFLOW__CORE__XCOM_BACKEND", subject.BACKENDS[0])
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Return a folder with a short path."""
+    path = Path(tempfile.mkdtemp(prefix="vp-"))
+    yield path
+    shutil.rmtree(path)
+
+
+def found() -> Dict[str, Check]:
+    """Return the checks by name; of several with the same name the worst, which comes first."""
+    checks: Dict[str, Check] = {}
+    for check in subject.diagnose():
+        assert check.found and (check.remedy or check.result == OK), check
+        checks.setdefault(check.name, check)
+    return checks
+
+
+def test_healthy(store: Any) -> None:
+    """Everything is looked at and nothing is left in the store."""
+    checks = found()
+    assert [(name, check.result) for name, check in checks.items()] == [
+        ("vineyard-client", OK),
+        ("[vineyard]", OK),
+        ("[core] xcom_backend", OK),
+        ("socket", OK),
+        ("pins", OK),
+        ("server", OK),
+        ("memory", OK),
+        ("rpc_endpoint", OK),
+        ("small value", OK),
+        ("mapped value", OK),
+    ]
+    assert list(store.list()) == list(store.list(deleted=True)) == []
+
+
+def test_core_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without core there is nothing more to check than the configuration."""
+    monkeypatch.setitem(sys.modules, "vineyard_client", None)
+    checks = found()
+    assert checks["vineyard-client"].result == FAILED
+    assert "pip install" in checks["vineyard-client"].remedy
+    assert "socket" not in checks
+
+
+def test_core_of_another_release(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The two are released together."""
+    monkeypatch.setattr(vineyard_client, "__version__", "0.1")
+    assert found()["vineyard-client"].result == WARNING
+
+
+def test_all_wrong_options_are_named(options: Callable[..., None]) -> None:
+    """Not only the first one that is read."""
+    options(persist="perhaps", size="plenty", ipc_socket="relative")
+    problems = [check for check in subject.diagnose() if check.name == "[vineyard]"]
+    assert [check.result for check in problems] == [FAILED] * 3
+    assert {check.found.split()[1] for check in problems} == {"persist", "size", "ipc_socket"}
+    assert "server" not in found()
+
+
+def test_an_option_that_does_not_exist(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A misspelt name is a warning: Airflow says nothing about it."""
+    monkeypatch.setenv("AIRFLOW__VINEYARD__IPC_SOKET", "/run/v.sock")
+    check = found()["[vineyard]"]
+    assert (check.result, check.found) == (WARNING, "There is no option ipc_soket.")
+    assert "ipc_socket" in check.remedy
+
+
+@pytest.mark.parametrize("backend", ["airflow.sdk.bases.xcom.BaseXCom", ""])
+def test_another_backend(backend: str, store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values would not go to vineyard at all."""
+    monkeypatch.setenv("AIRFLOW__CORE__XCOM_BACKEND", backend)
+    check = found()["[core] xcom_backend"]
+    assert check.result == FAILED and subject.BACKENDS[0] in check.remedy
+
+
+def test_upstreams_path_is_ours(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the same class."""
+    monkeypatch.setenv("AIRFLOW__CORE__XCOM_BACKEND", "vineyard.contrib.airflow.xcom.VineyardXCom")
+    assert found()["[core] xcom_backend"].result == OK
+
+
+def test_nothing_at_a_configured_socket(options: Callable[..., None], folder: Path) -> None:
+    """It is not started, and the server is not asked for."""
+    options(ipc_socket=folder / "v.sock")
+    checks = found()
+    assert checks["socket"].result == FAILED and "Start vineyardd there" in checks["socket"].remedy
+    assert "server" not in checks
+    assert list(folder.iterdir()) == []
+
+
+def test_a_file_in_place_of_the_socket(options: Callable[..., None], folder: Path) -> None:
+    """It is told from a server that is down."""
+    (folder / "v.sock").write_text("")
+    options(ipc_socket=folder / "v.sock")
+    assert "is not a socket" in found()["socket"].found
+
+
+@pytest.mark.skipif(ROOT, reason="root may use every socket")
+@pytest.mark.parametrize("locked", ["socket", "folder"])
+def test_a_socket_of_another_user(options: Callable[..., None], folder: Path, locked: str) -> None:
+    """Its mode, or that of a folder above it, keeps this user out."""
+    path = folder / "v.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        options(ipc_socket=path)
+        closed = path if locked == "socket" else folder
+        closed.chmod(0)
+        check = found()["socket"]
+        folder.chmod(0o700)
+    assert check.result == FAILED and "this user" in check.remedy
+
+
+def test_a_socket_that_nobody_listens_at(options: Callable[..., None], folder: Path) -> None:
+    """Left by a server that was killed."""
+    path = folder / "v.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+    options(ipc_socket=path)
+    checks = found()
+    assert (checks["socket"].result, checks["server"].result) == (OK, FAILED)
+    assert "small value" not in checks
+
+
+def test_a_server_that_is_not_vineyardd(options: Callable[..., None], folder: Path) -> None:
+    """What it says makes no sense, and the message says so."""
+    import threading
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(folder / "v.sock"))
+        listener.listen(1)
+
+        def answer() -> None:
+            with listener.accept()[0] as peer:
+                peer.recv(10)
+                peer.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        options(ipc_socket=folder / "v.sock")
+        check = found()["server"]
+        thread.join()
+    assert check.result == FAILED
+
+
+def test_pins_that_cannot_be_held(store: Any, options: Callable[..., None], folder: Path) -> None:
+    """Where the file is not one of its own, core does without it; readers are less safe then."""
+    (folder / "v.sock").symlink_to(store.socket)
+    (folder / "v.sock.pins").mkdir()
+    options(ipc_socket=folder / "v.sock")
+    check = found()["pins"]
+    assert check.result == WARNING and "marks alone" in check.found
+
+
+@pytest.fixture
+def embedded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Return a function that changes the settings, which are those of an embedded server in the folder."""
+    settings = get_settings()._replace(ipc_socket=str(folder / "v" / "v.sock"), size="64Mi")
+
+    def change(**changes: Any) -> None:
+        nonlocal settings
+        settings = settings._replace(**changes)
+        monkeypatch.setattr(subject, "get_settings", lambda: settings)
+
+    change()
+    yield change
+    if os.path.exists(settings.ipc_socket):
+        vineyard_client.stop_server(settings.ipc_socket)
+
+
+def test_the_embedded_server_is_started(embedded: Any) -> None:
+    """It is what the next value would do, and the way to see whether it works."""
+    checks = found()
+    assert checks["vineyardd"].found == find_binary()
+    assert "started on demand" in checks["socket"].found
+    assert {check.result for check in checks.values()} == {OK}
+    assert "embedded" in checks["server"].found
+
+
+def test_the_embedded_server_may_not_be_started(embedded: Any, folder: Path) -> None:
+    """With autostart off nothing is started and nothing else is looked at."""
+    embedded(autostart=False)
+    checks = found()
+    assert checks["socket"].result == FAILED and "autostart" in checks["socket"].remedy
+    assert not {"vineyardd", "server"} & set(checks)
+    assert list(folder.iterdir()) == []
+
+
+def test_no_program_to_start(embedded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reason and how to install it."""
+    from vineyard_client import ServerStartFailed, server
+
+    def missing(name: str = "vineyardd") -> str:
+        raise ServerStartFailed("There is none.", "Install it.")
+
+    monkeypatch.setattr(server, "find_binary", missing)
+    checks = found()
+    assert checks["vineyardd"] == Check("vineyardd", WARNING, "There is none.", "Install it.")
+    assert checks["server"].result == FAILED
+
+
+@pytest.mark.skipif(ROOT, reason="root may write everywhere")
+def test_no_place_for_the_embedded_socket(embedded: Any, folder: Path) -> None:
+    """The folder that should hold it is not for this user."""
+    folder.chmod(0o500)
+    check = found()["socket"]
+    folder.chmod(0o700)
+    assert check.result == FAILED and str(folder) in check.found
+
+
+def test_memory_is_nearly_full(embedded: Any) -> None:
+    """A warning in time."""
+    embedded(size="8Mi")
+    from airflow_provider_vineyard.clients import get_client
+
+    get_client(subject.get_settings()).put(b"x" * 7_700_000)
+    checks = found()
+    assert checks["memory"].result == WARNING and "gc --orphans" in checks["memory"].remedy
+    assert checks["small value"].result == OK
+
+
+def test_no_room_for_a_value(embedded: Any) -> None:
+    """The round trip says what a task would say."""
+    embedded(size="1Mi")
+    check = found()["mapped value"]
+    assert check.result == FAILED and "no room" in check.found
+
+
+def test_an_endpoint_without_rpc(store: Any, options: Callable[..., None]) -> None:
+    """The option has no effect then."""
+    options(rpc_endpoint="worker-1.example.org:9600")
+    assert found()["rpc_endpoint"].result == WARNING
+
+
+@pytest.fixture
+def with_rpc(folder: Path) -> Iterator[Any]:
+    """Return the socket and the port of a server with RPC."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    path = f"{folder}/v.sock"
+    command = [find_binary(), f"--socket={path}", "--size=64Mi", "--meta=local", f"--rpc_socket_port={port}"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        until(lambda: os.path.exists(path), "vineyardd")
+        yield path, port
+        server.terminate()
+
+
+def test_an_endpoint_that_answers(with_rpc: Any, options: Callable[..., None]) -> None:
+    """An address of this host alone is of no use to others."""
+    path, port = with_rpc
+    options(ipc_socket=path, rpc_endpoint=f"127.0.0.1:{port}")
+    check = found()["rpc_endpoint"]
+    assert check.result == WARNING and "that host itself" in check.found
+    options(rpc_endpoint=f"0.0.0.0:{port}")
+    check = found()["rpc_endpoint"]
+    assert (check.result, check.found) == (OK, f"0.0.0.0:{port} answers.")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid"])
+def test_an_endpoint_that_does_not_answer(with_rpc: Any, options: Callable[..., None], host: str) -> None:
+    """A wrong port, or a name that does not resolve."""
+    path, _ = with_rpc
+    options(ipc_socket=path, rpc_endpoint=f"{host}:1")
+    check = found()["rpc_endpoint"]
+    assert check.result == FAILED and host in check.found and "[vineyard] rpc_endpoint" in check.remedy
+
+
+def test_a_value_that_comes_back_wrong(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The round trip compares."""
+    monkeypatch.setattr(vineyard_client.Client, "get", lambda *_, **__: "something else")
+    assert found()["small value"].found == "It came back as another value."
+
+
+def test_a_value_that_stays(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And it sees to it that what was deleted is gone."""
+    with monkeypatch.context() as patch:
+        patch.setattr(vineyard_client.Client, "delete", lambda *_: False)
+        assert found()["mapped value"].found == "It is still there after it was deleted."
