@@ -29,7 +29,21 @@ REQUIREMENTS = ROOT / "requirements"
 PACKAGES = ROOT / "packages"
 
 # The lowest Python version that each lock file is made for.
-LOCKS = {"airflow": "3.10", "tests": "3.8", "tools": "3.8", "two-hosts": "3.10"}
+LOCKS = {"airflow": "3.10", "official": "3.8", "oldest": "3.8", "tests": "3.8", "tools": "3.8", "two-hosts": "3.10"}
+
+# What `pythons` tests core on: every CPython that it supports, and the lock file with the data libraries.
+PYTHONS = {
+    **{
+        f"{python}-{which}": (python, lock)
+        for python in ("3.8", "3.9", "3.10", "3.11", "3.12", "3.13")
+        for which, lock in (("newest", "tests"), ("oldest", "oldest"))
+    },
+    # vineyard's official package has wheels up to CPython 3.12.
+    **{f"{python}-official": (python, "official") for python in ("3.8", "3.12")},
+}
+
+# The releases of vineyardd that `servers` tests core against; all other sessions run the newest, 0.24.2.
+SERVERS = ("0.14.8", "0.16.5", "0.18.2", "0.20.2", "0.22.2")
 
 # What Airflow 3.3.2 is tested on here, the best first.
 AIRFLOW_PYTHONS = ((3, 13), (3, 12), (3, 11), (3, 10))
@@ -265,11 +279,55 @@ def two_hosts(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Test core and deploy, units and against a real vineyardd, on the interpreter that nox runs on."""
+    """Test core and deploy, units and against real vineyardds, on the interpreter that nox runs on."""
     install_lock(session, "tests")
     install_packages(session, "core", "deploy")
-    paths = session.posargs or ["tests/core", "tests/integration", "tests/deploy", "tests/test_layering.py"]
-    session.run("pytest", *paths)
+    folders = ["tests/core", "tests/integration", "tests/cluster", "tests/deploy"]
+    session.run("pytest", *(session.posargs or [*folders, "tests/test_layering.py"]))
+
+
+@nox.session(requires=["wheels"], venv_backend="none")
+@nox.parametrize("name", [nox.param(name, id=name) for name in PYTHONS])
+def pythons(session: nox.Session, name: str) -> None:
+    """Test core on a CPython, with the oldest or newest data libraries that it has: nox -s "pythons(3.8-oldest)"."""
+    python, lock = PYTHONS[name]
+    uv = str(environment(session, "wheels") / "bin" / "uv")
+    found = subprocess.run([uv, "python", "find", "--no-project", python], capture_output=True, text=True, check=False)
+    if found.returncode:
+        session.skip(f"CPython {python} is not on this machine")
+    place = environment(session, f"pythons-{name}")
+    interpreter = str(place / "bin" / "python")
+    pinned = REQUIREMENTS / f"{lock}.txt"
+
+    def install() -> None:
+        session.log(f"Installing what {pinned.relative_to(ROOT)} pins")
+        session.run(uv, "venv", "--quiet", "--clear", "--no-project", "--python", python, str(place), external=True)
+        session.run(uv, "pip", "install", "--quiet", "--python", interpreter, "-r", str(pinned), external=True)
+
+    def install_ours() -> None:
+        wheels = map(str, (environment(session, "wheels") / "dist").glob("vineyard_client-*.whl"))
+        into = ("pip", "install", "--quiet", "--python", interpreter, "--no-deps", "--reinstall")
+        session.run(uv, *into, *wheels, external=True)
+
+    once(session, place / f"requirements-{lock}.stamp", f"{found.stdout.strip()} {contents([pinned])}", install)
+    once(session, place / "packages.stamp", sources("core"), install_ours)
+    paths = session.posargs or ["tests/core", "tests/integration"]
+    session.run(interpreter, "-m", "pytest", *paths, external=True)
+
+
+@nox.session
+def servers(session: nox.Session) -> None:
+    """Test core against every release of vineyardd that it supports; the newest, which `tests` runs, excepted."""
+    install_lock(session, "tests")
+    install_packages(session, "core")
+    for release in SERVERS:
+        folder = in_environment(session, f"vineyardd-{release}")
+        stamp = in_environment(session, f"vineyardd-{release}.stamp")
+        command = ("--no-deps", "--target", str(folder), f"vineyard-bdist=={release}")
+        once(session, stamp, release, lambda command=command: session.install(*command))
+        # What lies there is found before what the environment has, also by the processes that tests start.
+        env = {"PYTHONPATH": str(folder), "VINEYARDD_RELEASE": release}
+        session.run("pytest", *(session.posargs or ["tests/integration"]), env=env)
 
 
 @nox.session

@@ -5,12 +5,12 @@ packages, pandas, pyarrow, and for the third peer apache-airflow-providers-commo
 installed. Each sample is taken in a fresh process, peers take turns, and medians are printed with their spread.
 
 One sample is what happens to a value between two tasks: the backend's ``serialize_value``, the row into Airflow's own
-table, committed; then in a new session the row out of it, and ``deserialize_value``. The way of the row through the API
-server is left out for all peers, and so are imports: each sample begins with a small frame. ``XComObjectStorageBackend``
-writes to a RAM disk, /dev/shm.
+table, committed; then in a new session the row out of it, and ``deserialize_value``. The row's way through the API
+server is left out for all peers, and so are imports: each sample begins with a small frame.
+``XComObjectStorageBackend`` writes to a RAM disk, /dev/shm.
 
-The second table is a no-op DAG of three small XComs from end to end, as ``airflow dags test``. The default backend takes
-part twice: what those two differ by is noise.
+The second table is a no-op DAG of three small XComs from end to end, as ``airflow dags test``. The default backend
+takes part twice: what those two differ by is noise.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ BACKENDS = {
     STORAGE: "airflow.providers.common.io.xcom.backend.XComObjectStorageBackend",
 }
 
-NOOP = '''
+NOOP = """
 from airflow.sdk import dag, task
 
 @task
@@ -50,7 +50,7 @@ def noop():
     step(step(step()))
 
 noop()
-'''
+"""
 
 # ---- one sample, alone in a fresh process
 
@@ -74,10 +74,11 @@ VALUES: Dict[str, Callable[[], Any]] = {"100,000 × 2 frame, 1.6 MB": frame_100k
 
 def sample(what: str) -> List[float]:
     """Return the seconds that a value takes into the database and out of it, with the configured backend."""
-    from airflow import settings
     from airflow.models.xcom import XComModel
     from airflow.sdk.execution_time.xcom import XCom
     from sqlalchemy import delete, select, text
+
+    from airflow import settings
 
     settings.configure_orm()
     assert settings.engine is not None
@@ -124,11 +125,9 @@ def sample(what: str) -> List[float]:
 
 def run(env: Dict[str, str], *command: str) -> str:
     """Return what a command printed; it must succeed."""
-    done = subprocess.run(
-        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8", check=False
-    )
+    done = subprocess.run(command, env=env, capture_output=True, text=True, encoding="utf-8", check=False)
     if done.returncode:
-        raise SystemExit(f"{' '.join(command)} exited with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+        raise SystemExit(f"{command} exited with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
     return done.stdout
 
 
@@ -148,9 +147,8 @@ def postgres(folder: Path) -> Iterator[str]:
         return [*user, f"{binaries}/{name}", *arguments]
 
     data = str(folder / "data")
-    subprocess.run(
-        command("initdb", "-D", data, "-U", "airflow", "-A", "trust", "--no-sync"), check=True, stdout=subprocess.DEVNULL
-    )
+    initdb = command("initdb", "-D", data, "-U", "airflow", "-A", "trust", "--no-sync")
+    subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL)
     options = ["-c", "listen_addresses=", "-k", str(folder), "-c", "fsync=off"]
     server = subprocess.Popen(
         command("postgres", "-D", data, *options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 
+# The release of vineyardd that is tested; ``nox -s servers`` puts others on the path and says so here.
+RELEASE = os.environ.get("VINEYARDD_RELEASE", "0.24.2")
+
 sys.path.insert(0, str(HERE / "helpers"))
 
 
@@ -26,7 +29,15 @@ def server() -> Iterator[EmbeddedServer]:
     import vineyard_client as vc
 
     with vc.EmbeddedServer(size="512Mi") as embedded:
+        with vc.connect(embedded.socket) as client:
+            assert client.status().version == RELEASE
         yield embedded
+
+
+@pytest.fixture(scope="session")
+def release() -> str:
+    """The release of vineyardd that is tested."""
+    return RELEASE
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ LAYERS: List[Set[str]] = [
     {"meta", "reference"},
     {"_wire", "_io", "_codec", "_native"},
     {"_connection"},
-    {"_remote", "_objects", "_replicas", "native"},
+    {"_processes", "_remote", "_objects", "_replicas", "native"},
     {"migration", "collect"},
     {"client"},
     {"server"},

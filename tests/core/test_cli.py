@@ -62,11 +62,11 @@ def pairs(text: str) -> Dict[str, str]:
 # ---- looking into a store
 
 
-def test_status(run: Run, client: vc.Client) -> None:
+def test_status(run: Run, client: vc.Client, release: str) -> None:
     """``status`` shows how full the store is and who serves it."""
     found = pairs(run("status"))
     assert found["socket"] == client.socket
-    assert found["vineyardd"] == "0.24.2"
+    assert found["vineyardd"] == release
     assert found["instance"] == "0, metadata in local"
     assert found["memory"] == "0 B of 512.0 MiB (0.0%)"
     assert int(found["clients"]) >= 1

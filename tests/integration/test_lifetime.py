@@ -316,8 +316,8 @@ def test_deleted_collected_and_read_at_once(server: vc.EmbeddedServer, client: v
     """Wherever a delete, a collection and a get meet, what was got stays in memory for as long as it is held."""
     before = used(client)
     with WatchedClient(server.socket) as deleter, WatchedClient(server.socket) as collector:
-        for collect_at in range(1, 7):
-            for read_at in range(1, 12):
+        for collect_at in range(1, 6):
+            for read_at in range(1, 9):
                 ref = client.put(buffer(1))
                 views: List[Any] = []
 

@@ -12,10 +12,11 @@ import pytest
 from vineyard_testing.processes import run_python
 
 import vineyard_client as vc
-from vineyard_client import _native, native
+from vineyard_client import _native
 from vineyard_client._wire.messages import CreateBuffer, CreateData, DeleteData, GetData, IsInUse, Seal
 from vineyard_client.ids import BLOB_BIT, format_id, parse_id
 from vineyard_client.meta import TOMBSTONE
+from vineyard_client.native import NativeObject
 
 pytestmark = pytest.mark.integration
 
@@ -37,7 +38,7 @@ def trees(client: vc.Client, *numbers: int) -> Dict[int, Any]:
 
 
 def blobs(client: vc.Client, ref: vc.ObjectRef) -> List[int]:
-    found = native.find(client._connection(), parse_id(ref.id), ref.token)
+    found = NativeObject.find(client._connection(), parse_id(ref.id), ref.token)
     assert found is not None
     return list(_native.blob_ids(found.tree))
 
@@ -200,11 +201,11 @@ def test_deleted_while_it_is_read(client: vc.Client) -> None:
     """An object that goes while its bytes are copied is gone: they may have been another's."""
     ref = client.put((BYTES, BYTES[1:]), native=True)
     connection = client._connection()
-    found = native.find(connection, parse_id(ref.id), ref.token)
+    found = NativeObject.find(connection, parse_id(ref.id), ref.token)
     assert found is not None
     meddling: Any = Meddling(connection, lambda: client.delete(ref))
-    with pytest.raises(vc.ObjectNotFound, match=f"{ref.id} is not in"):
-        native.read(meddling, found)
+    with pytest.raises(vc.ObjectNotFound, match=f"{ref.id} .* is not in"):
+        replace(found, connection=meddling).read()
     assert "0 pinned" in repr(connection)
 
 
@@ -212,25 +213,25 @@ def test_a_blob_is_missing(client: vc.Client) -> None:
     """An object whose blob somebody freed is reported as broken, not shortened."""
     ref = client.put((BYTES, BYTES[1:]), native=True)
     connection = client._connection()
-    found = native.find(connection, parse_id(ref.id), ref.token)
+    found = NativeObject.find(connection, parse_id(ref.id), ref.token)
     assert found is not None
     lost = {
         **found.tree,
         "__elements_-2": {"typename": "vineyard::Blob", "id": format_id(BLOB_BIT | 1), "instance_id": 0},
     }
     with pytest.raises(vc.ObjectCorrupted, match="lacks 1 of its 3 blobs"):
-        native.read(connection, replace(found, tree=lost))
+        replace(found, tree=lost).read()
     client.delete(ref)
 
 
 def test_a_part_on_another_instance(client: vc.Client) -> None:
     """A partitioned object is not read in part."""
     ref = client.put((BYTES,), native=True)
-    found = native.find(client._connection(), parse_id(ref.id), ref.token)
+    found = NativeObject.find(client._connection(), parse_id(ref.id), ref.token)
     assert found is not None
     elsewhere = {**found.tree["__elements_-0"], "id": format_id(BLOB_BIT | 1), "instance_id": 7}
     with pytest.raises(vc.ObjectNotFound, match="parts in instance 7") as caught:
-        native.read(client._connection(), replace(found, tree={**found.tree, "__elements_-1": elsewhere}))
+        replace(found, tree={**found.tree, "__elements_-1": elsewhere}).read()
     assert "migrate" in caught.value.hint
     client.delete(ref)
 
@@ -303,7 +304,7 @@ def test_pickles(client: vc.Client) -> None:
 
     content = pickle.dumps({"a": 1})
     carrier = client.put((content,), native=True)
-    found = native.find(client._connection(), parse_id(carrier.id), carrier.token)
+    found = NativeObject.find(client._connection(), parse_id(carrier.id), carrier.token)
     assert found is not None
     buffer = {**found.tree["__elements_-0"], "nbytes": len(content), "length": len(content)}
     head = {"nbytes": len(content), "instance_id": 0, "transient": True, "size_": len(content)}
@@ -323,13 +324,13 @@ def test_pickles(client: vc.Client) -> None:
 def test_ours_are_not_native(client: vc.Client) -> None:
     """Values of this package, and their tombstones, are never read as native objects."""
     ref = client.put(memoryview(bytearray(BYTES)))
-    assert native.find(client._connection(), parse_id(ref.id), None) is None
+    assert NativeObject.find(client._connection(), parse_id(ref.id), None) is None
     value = client.get(ref)
     client.delete(ref)
     (tombstone,) = client.list(deleted=True)
     number = parse_id(tombstone.ref.id)
     assert trees(client, number)[number]["typename"] == TOMBSTONE
-    assert native.find(client._connection(), number, None) is None
+    assert NativeObject.find(client._connection(), number, None) is None
     del value
     gc.collect()
     client.collect()

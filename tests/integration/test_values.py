@@ -6,6 +6,7 @@ import gc
 import json
 import os
 from datetime import datetime, timedelta, timezone
+from importlib import metadata
 from typing import Any, Dict, List
 
 import pytest
@@ -198,12 +199,12 @@ def test_persist(client: vc.Client) -> None:
         assert client.delete(ref)
 
 
-def test_status(client: vc.Client, server: vc.EmbeddedServer) -> None:
+def test_status(client: vc.Client, server: vc.EmbeddedServer, release: str) -> None:
     """A status tells how full the store is and who serves it."""
     status = client.status()
     assert (status.socket, status.version, status.instance_id, status.metadata, status.endpoint) == (
         server.socket,
-        "0.24.2",
+        release,
         0,
         "local",
         None,

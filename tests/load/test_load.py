@@ -13,6 +13,7 @@ import os
 import random
 import signal
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Set, Tuple
 from urllib.error import HTTPError
@@ -33,8 +34,8 @@ DAGS = ("chain", "fan", "outputs")
 RUNS = int(os.environ.get("VINEYARD_LOAD_RUNS", "25"))
 TASKS = 40 * RUNS
 
-# Seconds for all of the runs; with starting and stopping it makes a quarter of an hour.
-LIMIT = 750.0
+# Seconds for all of the runs; with starting and stopping it is a quarter of an hour. A busy host needs more.
+LIMIT = float(os.environ.get("VINEYARD_LOAD_SECONDS", "750"))
 
 # The row of a value that was put before is written within milliseconds; so far below the default is safe here, too.
 GRACE = "30s"
@@ -82,6 +83,7 @@ class Turmoil:
         self.host = host
         self.random = random.Random(2026)
         self.spoilt: Set[Tuple[str, str]] = set()
+        self.freed: Counter[str] = Counter()
         self.done = dict.fromkeys(["kill", "clear", "delete run", "delete xcom", "gc"], 0)
 
     def trigger(self, number: int) -> None:
@@ -158,7 +160,8 @@ class Turmoil:
 
     def collect(self) -> None:
         """Free orphans while everything runs."""
-        self.host.run("airflow-vineyard", "gc", "--orphans", "--grace", GRACE)
+        found = json.loads(self.host.run("airflow-vineyard", "gc", "--orphans", "--grace", GRACE, "--json"))
+        self.freed.update(freed["reason"] for freed in found["freed"])
         self.done["gc"] += 1
 
 
@@ -199,8 +202,8 @@ def test_enough_happened(host: OneHost, turmoil: Turmoil) -> None:
     ((tries,),) = host.query(
         "select (select count(*) from task_instance) + (select count(*) from task_instance_history)"
     )
-    print(f"{tries} tries; {turmoil.done}")
-    assert tries + 40 * turmoil.done["delete run"] >= TASKS
+    print(f"{tries} tries; {turmoil.done}; freed meanwhile: {dict(turmoil.freed)}")
+    assert tries >= TASKS
     assert all(count >= 2 for count in turmoil.done.values()), turmoil.done
 
 
@@ -208,13 +211,10 @@ def test_orphans_are_freed_and_live_values_are_intact(host: OneHost, turmoil: Tu
     """The store holds exactly what the rows refer to; each value is the right one; memory is what those values need."""
     dags = load_dags()
     found = json.loads(host.run("airflow", "vineyard", "gc", "--orphans", "--grace", "0s", "--json"))
-    print(
-        {
-            reason: [f["reason"] for f in found["freed"]].count(reason)
-            for reason in {f["reason"] for f in found["freed"]}
-        }
-    )
-    assert found["objects"] > 0
+    freed = turmoil.freed + Counter(freed["reason"] for freed in found["freed"])
+    print(f"freed in all: {dict(freed)}")
+    # Nothing was too old, and nothing is on another host.
+    assert freed["orphan"] and freed["writer died"] and set(freed) <= {"orphan", "writer died", "deleted"}
     live = rows(host)
     assert len(live) > 10 * RUNS
     with vineyard_client.connect(str(host.socket)) as client:
@@ -255,7 +255,8 @@ def test_the_maintenance_dag_frees_the_rest(host: OneHost, turmoil: Turmoil) -> 
     body = {"dag_run_id": "now", "logical_date": None, "conf": {"grace": "0s"}}
     host.rest("POST", "/dags/vineyard_maintenance/dagRuns", body)
     query = "select state from dag_run where dag_id = 'vineyard_maintenance' and run_id = 'now'"
-    deadline = time.monotonic() + 60
+    # The run that was due when the scheduler started may have to end first.
+    deadline = time.monotonic() + 180
     while host.query(query) != [("success",)]:
         host.check_alive()
         assert time.monotonic() < deadline, host.query("select task_id, state, try_number from task_instance")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -197,13 +198,13 @@ def embedded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     change()
     yield change
     if os.path.exists(settings.ipc_socket):
-        vineyard_client.stop_server(settings.ipc_socket)
+        with contextlib.suppress(vineyard_client.ConnectionFailed):  # a server that was killed leaves its socket
+            vineyard_client.stop_server(settings.ipc_socket)
 
 
 def test_the_embedded_server_is_started(embedded: Any) -> None:
     """It is what the next value would do, and the way to see whether it works."""
     checks = found()
-    assert checks["vineyardd"].found == find_binary()
     assert "started on demand" in checks["socket"].found
     assert {check.result for check in checks.values()} == {OK}
     assert "embedded" in checks["server"].found
@@ -214,12 +215,12 @@ def test_the_embedded_server_may_not_be_started(embedded: Any, folder: Path) -> 
     embedded(autostart=False)
     checks = found()
     assert checks["socket"].result == FAILED and "autostart" in checks["socket"].remedy
-    assert not {"vineyardd", "server"} & set(checks)
+    assert "server" not in checks
     assert list(folder.iterdir()) == []
 
 
 def test_no_program_to_start(embedded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reason and how to install it."""
+    """Where the embedded server would have to be started, the reason and how to install it."""
     from vineyard_client import ServerStartFailed, server
 
     def missing(name: str = "vineyardd") -> str:
@@ -227,8 +228,7 @@ def test_no_program_to_start(embedded: Any, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(server, "find_binary", missing)
     checks = found()
-    assert checks["vineyardd"] == Check("vineyardd", WARNING, "There is none.", "Install it.")
-    assert checks["server"].result == FAILED
+    assert checks["server"] == Check("server", FAILED, "There is none.", "Install it.")
 
 
 @pytest.mark.skipif(ROOT, reason="root may write everywhere")

@@ -202,3 +202,45 @@ def test_free_leaves_what_the_row_does_not_own(store: Any) -> None:
     row["vineyard"].update(owned=True, token="0" * 32)
     subject.free(row)
     assert store.exists(ref)
+
+
+def test_no_question_to_the_server_for_the_log(
+    hosts: List[Tuple[str, str]], options: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a local value is, the log knows without asking each time."""
+    path, endpoint = hosts[0]
+    options(ipc_socket=path, rpc_endpoint=endpoint)
+    row = subject.put((1, 2), ORIGIN)
+    assert subject.get(row) == (1, 2)
+    monkeypatch.setattr(vineyard_client.Client, "status", None)
+    monkeypatch.setattr(vineyard_client.Client, "info", None)
+    assert subject.get(row) == (1, 2)
+
+
+def test_the_deployment_is_a_label(store: Any, options: Callable[..., None]) -> None:
+    """By it ``gc`` knows what is whose; the rest says which XCom it was."""
+    options(deployment="airflow-2")
+    row = subject.put((1, 2), ORIGIN)
+    (info,) = store.list()
+    assert info.ref.token == row["vineyard"]["token"]
+    assert info.labels == {**ORIGIN.labels(), "airflow": "airflow-2"}
+
+
+def test_free_does_not_fail_on_a_host_that_is_gone(
+    hosts: List[Tuple[str, str]], options: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The object lies where nobody answers: that is logged, and left to ``gc`` over there."""
+    (path_a, endpoint_a), (path_b, endpoint_b) = hosts
+    options(ipc_socket=path_a, rpc_endpoint=endpoint_a)
+    row = subject.put((1, 2), ORIGIN)
+    row["vineyard"]["endpoint"] = "127.0.0.1:1"
+    options(ipc_socket=path_b, rpc_endpoint=endpoint_b)
+    with caplog.at_level(logging.WARNING, "airflow_provider_vineyard"):
+        subject.free(row)
+    (message,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert "could not be freed" in message and "127.0.0.1:1" in message and "gc --orphans" in message
+    row["vineyard"]["endpoint"] = endpoint_a
+    subject.free(row)
+    options(ipc_socket=path_a, rpc_endpoint=endpoint_a)
+    with pytest.raises(vineyard_client.ObjectNotFound):
+        subject.get(row)

@@ -7,7 +7,7 @@ import os
 from datetime import timedelta
 from pathlib import Path
 
-from generation import dag, get_current_context, task
+from generation import VERSION, dag, get_current_context, task
 
 
 @task
@@ -91,7 +91,8 @@ def behaviour():
     result = small()
     check_small(result, result)
     nothing()
-    values >> retried()
+    if VERSION >= (2, 5):  # before, `dags test` makes no second try
+        values >> retried()
 
 
 behaviour_dag = behaviour()

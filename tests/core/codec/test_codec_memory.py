@@ -390,9 +390,11 @@ def test_a_missing_library_is_named():
     from vineyard_client._codec import adapters
     from vineyard_client.exceptions import UnsupportedVersion
 
-    adapters._MODULES["nosuchlibrary"] = ("nosuchlibrary", "install")
+    adapters._MODULES["nosuchlibrary"] = ("common", "no_such_function")
     try:
-        with pytest.raises(UnsupportedVersion, match="nosuchlibrary cannot be imported here"):
+        with pytest.raises(
+            UnsupportedVersion, match=r"Values of nosuchlibrary cannot be stored or read here: it is not installed"
+        ):
             decode(blob_of(pickled(("MAKE", ("nosuchlibrary.Thing",)))))
     finally:
         del adapters._MODULES["nosuchlibrary"]

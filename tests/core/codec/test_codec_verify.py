@@ -80,6 +80,8 @@ PADDING = [b"", b"N0" * 20, b"N0" * 5000]
 def test_every_opcode_is_allowed_or_refused(opcode, padding):
     argument = b"\x01\x00\x00\x00\x00\x00\x00\x00x\n\nx\nN"
     stream = b"\x80\x05" + padding + opcode.code.encode("latin-1") + argument
+    with pytest.raises(VineyardError):
+        verify(memoryview(stream))
     with pytest.raises(VineyardError) as caught:
         verify(stream)  # what follows the opcode is no good in any case
     refused = f"opcode 0x{ord(opcode.code):02x} at byte {2 + len(padding)}," in str(caught.value)
@@ -101,20 +103,25 @@ def test_bytes_that_are_no_opcodes_are_refused():
         [1, 2**40, 2**3000, 1.5, "a", "é" * 30, "b" * 300, "c" * 70000, b"d", b"e" * 300, bytearray(b"f"), True],
         {"a": (1, 2, 3, 4), "b": {1, 2}, "c": frozenset("x")},
         list(range(100_000)),
+        ["x" * 100_000, b"y" * 200_000, bytearray(b"z" * 70_000), "é" * 70_000, list(range(30_000)), b"w" * 65_536],
         [(f"k{i}", "v" * (i % 60), i / 3, b"b" * (i % 40)) for i in range(5000)],
     ],
-    ids=["none", "kinds", "containers", "numbers", "mixed"],
+    ids=["none", "kinds", "containers", "numbers", "large", "mixed"],
 )
-def test_what_pickle_writes_of_plain_data_passes(value):
-    verify(pickle.dumps(value, protocol=5))
+@pytest.mark.parametrize("form", [bytes, memoryview])
+def test_what_pickle_writes_of_plain_data_passes(value, form):
+    """As a private copy, and as a view of shared memory that is copied part by part."""
+    file = verify(form(pickle.dumps(value, protocol=5)))
+    assert pickle.Unpickler(file).load() == value
 
 
 @pytest.mark.parametrize("size", [100, 100_000])
 def test_a_cut_stream_is_damaged_wherever_it_is_cut(size):
     stream = pickle.dumps([(f"text{i}", i, "x" * 50, b"y" * 20) for i in range(size // 50)], protocol=5)
     for cut in [*range(2, 60), *range(60, len(stream), max(len(stream) // 50, 1)), len(stream) - 1]:
-        with pytest.raises(ObjectCorrupted):
-            verify(stream[:cut])
+        for form in (bytes, memoryview):
+            with pytest.raises(ObjectCorrupted):
+                verify(form(stream[:cut]))
 
 
 FRAMES = {
@@ -131,11 +138,12 @@ FRAMES = {
 }
 
 
+@pytest.mark.parametrize("form", [bytes, memoryview])
 @pytest.mark.parametrize("padding", [b"", b"N0" * 5000], ids=["short", "long"])
 @pytest.mark.parametrize("code", [pytest.param(code, id=name) for name, code in FRAMES.items()])
-def test_damage_is_found_before_anything_is_unpickled(code, padding):
+def test_damage_is_found_before_anything_is_unpickled(code, padding, form):
     with pytest.raises(VineyardError):
-        verify(b"\x80\x05" + padding + code)
+        verify(form(b"\x80\x05" + padding + code))
 
 
 @pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4])

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from vineyard_testing.streams import memory
 
 from vineyard_client._io import mapping
-from vineyard_client._io.mapping import map_private, read_exact, write_all
+from vineyard_client._io.mapping import map_private, map_shared, read_exact, write_all
 
 PAGE = mmap.ALLOCATIONGRANULARITY
 
@@ -155,6 +155,29 @@ def test_refused_by_the_system(file: int) -> None:
         map_private(10_000_000, 0, PAGE, released)
     assert caught.value.errno == errno.EBADF
     assert released.times == 0
+
+
+# ---- map_shared
+
+
+def test_shared_until_it_is_detached(file: int) -> None:
+    """Writes into a shared mapping reach the file until it is detached, and only this mapping from then on."""
+    released = Released()
+    view, detach = map_shared(file, 100, PAGE, released)
+    assert bytes(view) == os.pread(file, PAGE, 100)
+    view[:3] = b"abc"
+    assert os.pread(file, 3, 100) == b"abc"
+    address = ctypes.addressof(ctypes.c_char.from_buffer(view))
+    detach()
+    view[:3] = b"xyz"
+    assert bytes(view[:3]) == b"xyz" and os.pread(file, 3, 100) == b"abc"
+    assert ctypes.addressof(ctypes.c_char.from_buffer(view)) == address
+    assert bytes(view[3:]) == os.pread(file, PAGE - 3, 103)
+    detach()  # once more shows the file again; a caller does it once
+    assert bytes(view[:3]) == b"abc"
+    del view, detach
+    gc.collect()
+    assert released.times == 1
 
 
 # ---- read_exact

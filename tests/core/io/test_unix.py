@@ -22,7 +22,12 @@ from vineyard_client._io.stream import Stream
 from vineyard_client._io.unix import MAX_PATH, UnixStream
 from vineyard_client.exceptions import ConnectionFailed, DeadlineExceeded, ProtocolError
 
-SOON, NOW = Deadline(UNIT), Deadline(0)
+NOW = Deadline(0)
+
+
+def soon() -> Deadline:
+    """Return a deadline that is only up when something is broken."""
+    return Deadline(UNIT)
 
 
 def short() -> Deadline:
@@ -55,17 +60,17 @@ def test_connect(tmp_path: Path) -> None:
     """A connected stream knows its peer's path and process; closing it is idempotent."""
     path = str(tmp_path / "s")
     with Peer(path, lambda connection: connection.sendall(b"hello")):
-        stream: Stream = UnixStream.connect(path, SOON)
+        stream: Stream = UnixStream.connect(path, soon())
         assert stream.peer == path
         assert isinstance(stream, UnixStream) and stream.peer_pid in (os.getpid(), 0)
-        assert stream.receive(5, SOON) == b"hello"
+        assert stream.receive(5, soon()) == b"hello"
         stream.close()
         stream.close()
 
 
 def connecting(path: str) -> ConnectionFailed:
     with pytest.raises(ConnectionFailed) as caught:
-        UnixStream.connect(path, SOON)
+        UnixStream.connect(path, soon())
     return caught.value
 
 
@@ -138,7 +143,7 @@ def test_longest_path(tmp_path: Path) -> None:
     path = str(folder / name)
     assert len(os.fsencode(path)) == MAX_PATH
     with Peer(path, silent):
-        UnixStream.connect(path, SOON).close()
+        UnixStream.connect(path, soon()).close()
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="others wait")
@@ -171,8 +176,8 @@ def test_receive_takes_no_byte_more(pair: Pair) -> None:
     """What was not asked for stays in the stream."""
     stream, peer = pair
     peer.sendall(b"abcdef")
-    assert stream.receive(2, SOON) == b"ab"
-    assert stream.receive(4, SOON) == b"cdef"
+    assert stream.receive(2, soon()) == b"ab"
+    assert stream.receive(4, soon()) == b"cdef"
     with pytest.raises(DeadlineExceeded):
         stream.receive(1, NOW)
 
@@ -190,8 +195,8 @@ def test_send_and_receive_in_pieces(pair: Pair) -> None:
 
     thread = threading.Thread(target=echo)
     thread.start()
-    stream.send(data, SOON)
-    assert stream.receive(len(data), SOON) == data
+    stream.send(data, soon())
+    assert stream.receive(len(data), soon()) == data
     thread.join()
 
 
@@ -199,8 +204,8 @@ def test_a_slow_peer(tmp_path: Path) -> None:
     """The deadline is for the whole of a call: bytes that trickle in do not extend it."""
     path, stop = str(tmp_path / "s"), threading.Event()
     with Peer(path, dripping(b"x" * 10_000, stop)):
-        stream = UnixStream.connect(path, SOON)
-        stream.send(b"?", SOON)
+        stream = UnixStream.connect(path, soon())
+        stream.send(b"?", soon())
         with pytest.raises(DeadlineExceeded) as caught:
             stream.receive(10_000, Deadline(0.1))
         stop.set()
@@ -255,7 +260,7 @@ def test_the_peer_hangs_up(pair: Pair, sent: bytes) -> None:
     peer.sendall(sent)
     peer.close()
     with pytest.raises(ConnectionFailed) as caught:
-        stream.receive(5, SOON)
+        stream.receive(5, soon())
     assert str(caught.value) == (
         "vineyardd at /peer closed the connection. "
         "It stopped or crashed, or is not vineyardd: see its log. The next call connects anew."
@@ -265,16 +270,16 @@ def test_the_peer_hangs_up(pair: Pair, sent: bytes) -> None:
 def test_a_reset(pair: Pair) -> None:
     """A peer that goes away with our bytes unread resets the connection; sending to it fails as well."""
     stream, peer = pair
-    stream.send(b"unread", SOON)
+    stream.send(b"unread", soon())
     peer.close()
     with pytest.raises(ConnectionFailed) as caught:
-        stream.receive(5, SOON)
+        stream.receive(5, soon())
     assert str(caught.value) == (
         "The connection to vineyardd at /peer broke: Connection reset by peer. "
         "See the server's log; the next call connects anew."
     )
     with pytest.raises(ConnectionFailed, match="Broken pipe"):
-        stream.send(b"more", SOON)
+        stream.send(b"more", soon())
 
 
 def test_a_closed_stream(pair: Pair) -> None:
@@ -282,7 +287,7 @@ def test_a_closed_stream(pair: Pair) -> None:
     stream, _ = pair
     stream.close()
     with pytest.raises(ConnectionFailed, match="broke: Bad file descriptor"):
-        stream.receive(1, SOON)
+        stream.receive(1, soon())
 
 
 def test_close_does_not_shut_down(pair: Pair) -> None:
@@ -290,7 +295,7 @@ def test_close_does_not_shut_down(pair: Pair) -> None:
     stream, peer = pair
     assert in_child(stream.close) == 0
     peer.sendall(b"x")
-    assert stream.receive(1, SOON) == b"x"
+    assert stream.receive(1, soon()) == b"x"
 
 
 # ---- file descriptors
@@ -303,13 +308,13 @@ def test_receive_fd(pair: Pair) -> None:
     with open(__file__, "rb") as file:
         send_fds(peer, file.fileno())
         peer.sendall(b"next")
-        assert stream.receive(2, SOON) == b"{}"
-        owned = stream.receive_fd(SOON)
+        assert stream.receive(2, soon()) == b"{}"
+        owned = stream.receive_fd(soon())
         assert owned.fd != file.fileno()
         assert os.path.sameopenfile(owned.fd, file.fileno())
         assert not os.get_inheritable(owned.fd)
         owned.close()
-    assert stream.receive(4, SOON) == b"next"
+    assert stream.receive(4, soon()) == b"next"
 
 
 def test_missing_fd(pair: Pair) -> None:
@@ -317,7 +322,7 @@ def test_missing_fd(pair: Pair) -> None:
     stream, peer = pair
     peer.sendall(b"\0")
     with pytest.raises(ProtocolError) as caught:
-        stream.receive_fd(SOON)
+        stream.receive_fd(soon())
     assert str(caught.value) == (
         "vineyardd at /peer announced a file descriptor and sent 0. "
         "Check the limit of open files (ulimit -n) of this process."
@@ -330,7 +335,7 @@ def test_too_many_fds(pair: Pair, count: int) -> None:
     stream, peer = pair
     send_fds(peer, *[0] * count)
     with pytest.raises(ProtocolError, match=r"announced a file descriptor and sent [012]\."):
-        stream.receive_fd(SOON)
+        stream.receive_fd(soon())
 
 
 def test_truncated_ancillary_data(pair: Pair) -> None:
@@ -345,7 +350,7 @@ def test_truncated_ancillary_data(pair: Pair) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, before[1]))
     try:
         with pytest.raises(ProtocolError, match="Check the limit of open files"):
-            stream.receive_fd(SOON)
+            stream.receive_fd(soon())
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
@@ -358,7 +363,7 @@ def test_other_ancillary_data(pair: Pair) -> None:
     stream._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
     peer.sendmsg([b"\0"], [(socket.SOL_SOCKET, 2, struct.pack("3i", os.getpid(), os.getuid(), os.getgid()))])
     with pytest.raises(ProtocolError, match=r"sent 0\."):
-        stream.receive_fd(SOON)
+        stream.receive_fd(soon())
 
 
 def test_the_peer_hangs_up_instead_of_an_fd(pair: Pair) -> None:
@@ -366,4 +371,4 @@ def test_the_peer_hangs_up_instead_of_an_fd(pair: Pair) -> None:
     stream, peer = pair
     peer.close()
     with pytest.raises(ConnectionFailed, match="closed the connection"):
-        stream.receive_fd(SOON)
+        stream.receive_fd(soon())

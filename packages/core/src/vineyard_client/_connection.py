@@ -291,8 +291,15 @@ class Connection:
 
         The pin is given back when nothing refers to the view's memory any more.
         """
+        return self._map(payload, lambda: self.unpin(payload.blob))
+
+    def peek(self, payload: Payload) -> memoryview:
+        """Return a view of a blob that this connection is writing; it shows what the store's memory holds."""
+        return self._map(payload, lambda: None)
+
+    def _map(self, payload: Payload, released: Callable[[], None]) -> memoryview:
         try:
-            return map_private(self.store_fd(payload), payload.offset, payload.size, lambda: self.unpin(payload.blob))
+            return map_private(self.store_fd(payload), payload.offset, payload.size, released)
         except OSError as error:
             raise ConnectionFailed(
                 f"The system refused to map {payload.size} bytes of {self.peer}: {error.strerror}.",
@@ -310,10 +317,6 @@ class Connection:
         """
         self.hold(payload.blob)
         return map_shared(self.store_fd(payload), payload.offset, payload.size, lambda: self.unpin(payload.blob))
-
-    def peek(self, payload: Payload) -> memoryview:
-        """Return a view of a blob that this connection is writing; it shows what the store's memory holds."""
-        return map_private(self.store_fd(payload), payload.offset, payload.size, lambda: None)
 
     def store_fd(self, payload: Payload) -> int:
         """Return the file descriptor behind a blob's memory; it stays this connection's."""

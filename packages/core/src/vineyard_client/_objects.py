@@ -136,7 +136,7 @@ def open_draft(
 
     What describes the value is written; its buffers are not, but the view that this yields shares memory with the store
     until the block ends. Then the object is made whole, or deleted if the block raised, and the view turns into a
-    private one, which stays valid and pins the blob.
+    private one, which stays valid and pins the blob: a tombstone keeps the memory of a deleted one.
 
     Args:
         connection: where to.
@@ -159,9 +159,12 @@ def open_draft(
         view, detach = connection.map_draft(payload)
         try:
             yield number, view
-        finally:
-            # Before anybody can read the object, or, if it failed, before its memory is used for another.
+        except BaseException:
             detach()
+            # Sealed, so that its memory is kept for as long as the view pins it, but only when nobody can find it.
+            discard(connection, CreateData(meta.tree(TOMBSTONE)), DeleteData([number]), Seal(meta.blob))
+            raise
+        detach()  # before anybody can read the object
         connection.call(Seal(meta.blob))
 
 
@@ -172,7 +175,7 @@ def finish_object(connection: Connection, meta: ValueMeta) -> None:
         raise sealed
 
 
-def discard(connection: Connection, *cleanup: Request[None]) -> None:
+def discard(connection: Connection, *cleanup: Request[Any]) -> None:
     """Free what a failed step left; where that fails too, an object stays that can be collected."""
     if not connection.usable:
         return

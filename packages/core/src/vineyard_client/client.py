@@ -9,23 +9,23 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Type, TypeVar, Union
+from typing import TYPE_CHECKING, Callable, Iterator, List, Mapping, Optional, Sequence, Type, TypeVar, Union
 
 from . import _codec, _objects
 from ._connection import Connection
 from ._io.deadline import Deadline
 from ._io.pinfile import PinFile
 from ._io.unix import UnixStream
+from ._processes import PerProcess
 from ._wire.messages import DeleteData, InstanceStatus, Persist
 from .collect import DEAD_WRITER, DELETED, EXPIRED, ORIGINAL_GONE, Candidate, Collectable, plan
-from .exceptions import ConnectionFailed, ObjectNotFound, StoreFull
+from .exceptions import ConnectionFailed, ObjectCorrupted, ObjectNotFound, StoreFull
 from .ids import format_id, parse_id
-from .meta import TOMBSTONE, VALUE, ValueMeta
+from .meta import TOMBSTONE, VALUE, ValueMeta, check_labels
 from .migration import Migration
 from .reference import ObjectInfo, ObjectRef, StoreStatus
 
@@ -40,14 +40,6 @@ log = logging.getLogger("vineyard_client.client")
 DEFAULT_TIMEOUT = 30.0
 
 Stored = TypeVar("Stored")
-
-
-class _PerProcess:
-    """What must not be shared with a forked child: the lock and the connection."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.connection: Optional[Connection] = None
 
 
 class _NotInPlace(Exception):
@@ -82,7 +74,8 @@ class Client:
         starter: called with the socket path when nobody listens there; it must start a server or raise. See
             ``vineyard_client.connect``, which passes one where that is wanted.
 
-    The first connection is made at once, so that a wrong path shows here.
+    The first connection is made at once, so that a wrong path shows here. Every method that asks the server may raise
+    what making a connection raises, ``DeadlineExceeded`` when the time is up, and ``ServerError`` when it refuses.
 
     Raises:
         ConnectionFailed: nobody listens at the path, or the credentials are refused.
@@ -109,7 +102,7 @@ class Client:
         self._starter = starter
         self._migration = Migration(socket, timeout=timeout, username=username, password=password)
         self._closed = False
-        self._processes: Dict[int, _PerProcess] = {}
+        self._connections = PerProcess()
         self._connection()
 
     # ---- values
@@ -143,7 +136,7 @@ class Client:
                 vineyard's own types have no form for; nothing is stored.
             StoreFull: there is no room; nothing is stored.
         """
-        labels = _check_labels(labels)
+        labels = check_labels(labels)
         if native:
             return self._put_native(value, labels, persist)
         token = os.urandom(16)
@@ -175,9 +168,10 @@ class Client:
                 np.matmul(a, b, out=draft.value)
             ref = draft.ref
 
-        When the block ends, the value is whole and can be read by others; if it ends with an exception, nothing is
-        left. ``draft.value`` stays valid either way, but what is written to it after the block reaches nobody. If parts
-        of it do not lie in the store then, because they are small or were replaced, it is put as ``put`` does it.
+        When the block ends, the value is whole and can be read by others; if it ends with an exception, there is no
+        object. ``draft.value`` stays valid either way, but what is written to it after the block reaches nobody; memory
+        of the store that it shows without an object is freed by ``collect`` when it is gone. If parts of it do not lie
+        in the store when the block ends, because they are small or were replaced, it is put as ``put`` does it.
 
         Args:
             like: a value of the right type and shape, such as ``np.empty(shape)``; what lies in its large buffers is
@@ -192,22 +186,28 @@ class Client:
             StoreFull: there is no room.
         """
         template = memoryview(bytearray(like)) if type(like) is int else like
-        labels = _check_labels(labels)
+        labels = check_labels(labels)
         token = os.urandom(16)
         patterns = (*self._allowed_classes, *allowed_classes)
         encoded = _codec.encode(template, token=token, allowed_classes=patterns)
-        connection = self._connection()
-        meta = self._meta(connection, encoded, token, labels)
-        with suppress(_NotInPlace):
-            with _objects.open_draft(connection, meta, encoded.chunks, encoded.buffers_at) as (number, envelope):
-                draft = Draft(_codec.decode(envelope, token=token, allowed_classes=patterns))
-                yield draft
-                filled = _codec.encode(draft.value, token=token, allowed_classes=patterns)
-                if not _codec.lies_in(filled, envelope):
-                    raise _NotInPlace
-            self._persist(connection, number, persist)
-            draft.ref = self._reference(connection, number, meta)
-            return
+        try:
+            connection = self._connection()
+            meta = self._meta(connection, encoded, token, labels)
+            with suppress(_NotInPlace):
+                with _objects.open_draft(connection, meta, encoded.chunks, encoded.buffers_at) as (number, envelope):
+                    draft = Draft(_codec.decode(envelope, token=token, allowed_classes=patterns))
+                    yield draft
+                    filled = _codec.encode(draft.value, token=token, allowed_classes=patterns)
+                    try:
+                        if not _codec.lies_in(filled, envelope):
+                            raise _NotInPlace
+                    finally:
+                        filled.release()
+                self._persist(connection, number, persist)
+                draft.ref = self._reference(connection, number, meta)
+                return
+        finally:
+            encoded.release()
         draft.ref = self.put(draft.value, labels=labels, persist=persist, allowed_classes=allowed_classes)
 
     def get(self, ref: ObjectRef, *, allowed_classes: Sequence[str] = (), replica: bool = True) -> object:
@@ -241,9 +241,9 @@ class Client:
         try:
             envelope = self._local_envelope(connection, ref)
         except ObjectNotFound as error:
-            native = self._find_native(connection, ref)
+            native = _native().find(connection, parse_id(ref.id), ref.token)
             if native is not None:
-                return self._read_native(connection, native, patterns)
+                return native.read(patterns)
             self._must_be_elsewhere(connection, ref, error)
             envelope = self._remote_envelope(connection, ref, replica)
         return _codec.decode(envelope, token=bytes.fromhex(ref.token), allowed_classes=patterns)
@@ -300,7 +300,10 @@ class Client:
         """
         connection = self._connection()
         number = parse_id(ref.id)
-        existed = _objects.delete_object(connection, number, ref.token) or self._delete_native(connection, ref)
+        existed = _objects.delete_object(connection, number, ref.token)
+        if not existed:
+            native = _native().find(connection, number, ref.token)
+            existed = native is not None and native.delete()
         if not existed and self._may_be_elsewhere(connection, ref):
             try:
                 existed = self._migration.delete_original(connection, ref)
@@ -323,21 +326,17 @@ class Client:
             MigrationFailed: it is on a host that cannot be reached, and there is no replica here.
         """
         connection = self._connection()
-        if not isinstance(ref, ObjectRef):
-            number = parse_id(ref)
-            native = self._find_native(connection, ref)
-            if native is not None:
-                return self._native_info(connection, native)
-            meta = _objects.find_object(connection, number, None)
-            deleted = any(number == tombstone for tombstone, _ in _objects.list_objects(connection, TOMBSTONE))
-            return self._info(connection, number, meta, deleted)
-        number = parse_id(ref.id)
+        number, token = (parse_id(ref.id), ref.token) if isinstance(ref, ObjectRef) else (parse_id(ref), None)
         try:
-            return self._info(connection, number, _objects.find_object(connection, number, ref.token))
-        except ObjectNotFound as error:
-            native = self._find_native(connection, ref)
+            meta = _objects.find_object(connection, number, token)
+            deleted = token is None and any(number == n for n, _ in _objects.list_objects(connection, TOMBSTONE))
+            return self._info(connection, number, meta, deleted)
+        except (ObjectNotFound, ObjectCorrupted) as error:
+            native = _native().find(connection, number, token)
             if native is not None:
-                return self._native_info(connection, native)
+                return native.info(self.socket, self._advertised(connection))
+            if not isinstance(ref, ObjectRef) or isinstance(error, ObjectCorrupted):
+                raise
             self._must_be_elsewhere(connection, ref, error)
         found = self._migration.find(connection, ref.token)
         if found:
@@ -364,7 +363,7 @@ class Client:
         return info.ref
 
     def exists(self, ref: ObjectRef) -> bool:
-        """Tell whether the value behind a reference is there, on this host or its own.
+        """Tell whether the value behind a reference is there, on this host or its own; one being written is already.
 
         Raises:
             MigrationFailed: it is on a host that cannot be reached, and there is no replica here.
@@ -381,8 +380,11 @@ class Client:
         Args:
             labels: only those that have all of these.
             deleted: those instead that were deleted and whose memory has not been collected.
+
+        Raises:
+            TypeError: a label is not a text; like everything else, this shows when the first object is asked for.
         """
-        wanted = _check_labels(labels)
+        wanted = check_labels(labels)
         connection = self._connection()
         for number, meta in _objects.list_objects(connection, TOMBSTONE if deleted else VALUE):
             if all(meta.labels.get(key) == value for key, value in wanted.items()):
@@ -441,7 +443,7 @@ class Client:
             for number, meta in tombstones
         ]
         now = datetime.now(timezone.utc)
-        actions = plan(candidates, now=now, older_than=older_than, labels=_check_labels(labels))
+        actions = plan(candidates, now=now, older_than=older_than, labels=check_labels(labels))
         if not dry_run:
             garbage = [parse_id(action.info.ref.id) for action in actions if action.reason in (DELETED, DEAD_WRITER)]
             if garbage:
@@ -459,9 +461,7 @@ class Client:
     def close(self) -> None:
         """Close the connection; values that were read stay valid. Idempotent."""
         self._closed = True
-        mine = self._processes.pop(os.getpid(), None)
-        if mine and mine.connection:
-            mine.connection.close()
+        self._connections.close()
 
     def __enter__(self) -> Client:
         """Return the client itself."""
@@ -478,19 +478,7 @@ class Client:
     def _connection(self) -> Connection:
         if self._closed:
             raise ConnectionFailed(f"This client of {self.socket} is closed.", "Make another one with connect().")
-        pid = os.getpid()
-        mine = self._processes.get(pid)
-        if mine is None:
-            # setdefault is one step for the interpreter: the first threads of a child may all come here at once.
-            mine = self._processes.setdefault(pid, _PerProcess())
-            for other in [other for other in self._processes if other != pid]:
-                inherited = self._processes.pop(other, None)
-                if inherited and inherited.connection:
-                    inherited.connection.abandon()
-        with mine.lock:
-            if mine.connection is None or not mine.connection.usable:
-                mine.connection = self._connect()
-            return mine.connection
+        return self._connections.get(self._connect)
 
     def _connect(self) -> Connection:
         deadline = Deadline(self._timeout)
@@ -559,51 +547,13 @@ class Client:
     def _replicate(self, connection: Connection, ref: ObjectRef) -> int:
         return self._with_room(lambda: self._migration.replicate(connection, ref))
 
-    # Native objects: most processes never meet one, so the module is imported when one does.
-
     def _put_native(self, value: object, labels: Mapping[str, str], persist: bool) -> ObjectRef:
-        from . import _native, native
-
-        draft = _native.draft(value)
+        draft = _native().draft(value)
         connection = self._connection()
-        written = self._with_room(lambda: native.write(connection, draft, labels))
+        written = self._with_room(lambda: _native().write(connection, draft, labels))
         self._persist(connection, written.number, persist)
         log.debug("put %s: %s", format_id(written.number), written.typename)
-        return self._native_info(connection, written).ref
-
-    def _find_native(self, connection: Connection, ref: Union[ObjectRef, str]) -> Optional[NativeObject]:
-        from . import native
-
-        if isinstance(ref, ObjectRef):
-            return native.find(connection, parse_id(ref.id), ref.token)
-        return native.find(connection, parse_id(ref), None)
-
-    def _read_native(self, connection: Connection, found: NativeObject, patterns: Sequence[str]) -> object:
-        from . import native
-
-        return native.read(connection, found, patterns)
-
-    def _delete_native(self, connection: Connection, ref: ObjectRef) -> bool:
-        from . import native
-
-        found = self._find_native(connection, ref)
-        if found is not None:
-            native.delete(connection, found)
-        return found is not None
-
-    def _native_info(self, connection: Connection, found: NativeObject) -> ObjectInfo:
-        from . import native
-
-        size = native.measure(connection, found)
-        endpoint = self._advertised(connection)
-        return ObjectInfo(
-            ref=ObjectRef(format_id(found.number), found.token, endpoint, found.typename, size),
-            summary=found.summary,
-            labels=found.labels,
-            created=datetime.fromtimestamp(found.created, timezone.utc),
-            host=os.uname().nodename,
-            socket=self.socket,
-        )
+        return written.info(self.socket, self._advertised(connection)).ref
 
     def _with_room(self, store: Callable[[], Stored]) -> Stored:
         """Store something; when the store is full, collect what nobody needs and try once more."""
@@ -640,9 +590,8 @@ def _endpoint(connection: Connection) -> Optional[str]:
     return None if not endpoint or endpoint.endswith(":0") else endpoint
 
 
-def _check_labels(labels: Optional[Mapping[str, str]]) -> Mapping[str, str]:
-    labels = dict(labels or {})
-    for key, value in labels.items():
-        if not isinstance(key, str) or not isinstance(value, str):
-            raise TypeError(f"Labels are texts; {key!r:.40}: {value!r:.40} is not.")
-    return labels
+def _native() -> Type[NativeObject]:
+    """Import what knows vineyard's own types; most processes never meet any."""
+    from .native import NativeObject
+
+    return NativeObject

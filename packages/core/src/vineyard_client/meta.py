@@ -39,7 +39,7 @@ from typing import Any, Dict, Mapping, Optional, Tuple
 from .exceptions import ObjectCorrupted, UnsupportedVersion, VineyardError
 from .ids import format_id, is_token, parse_id
 
-__all__ = ["GUARD_SIZE", "INLINE_LIMIT", "REPLICA_LABEL", "TOMBSTONE", "VALUE", "ValueMeta"]
+__all__ = ["GUARD_SIZE", "INLINE_LIMIT", "REPLICA_LABEL", "TOMBSTONE", "VALUE", "ValueMeta", "check_labels"]
 
 VALUE = "vineyard_client::Value"
 TOMBSTONE = "vineyard_client::Tombstone"
@@ -157,6 +157,19 @@ class ValueMeta:
                 "Delete it (vineyard-client list shows it) and put the value again.",
             ) from error
         return meta
+
+
+def check_labels(labels: Optional[Mapping[str, str]]) -> Mapping[str, str]:
+    """Return a copy of labels.
+
+    Raises:
+        TypeError: one of them, or its value, is not a text.
+    """
+    labels = dict(labels or {})
+    for key, value in labels.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise TypeError(f"Labels are texts; {key!r:.40}: {value!r:.40} is not.")
+    return labels
 
 
 def _place(tree: Mapping[str, Any]) -> Dict[str, Any]:

@@ -36,6 +36,7 @@ from .exceptions import (
     MigrationFailed,
     ObjectNotFound,
     ProtocolError,
+    ServerError,
     StoreFull,
     VineyardError,
 )
@@ -214,7 +215,7 @@ class Migration:
         """
         failures: List[str] = []
         missing: Optional[ObjectNotFound] = None
-        for endpoint in self._endpoints(local, ref):
+        for endpoint in self._endpoints(local, ref, failures):
             try:
                 remote = self._connect(endpoint)
             except VineyardError as error:
@@ -225,7 +226,7 @@ class Migration:
             except ObjectNotFound as error:
                 # Perhaps the name leads to another host when it is resolved here.
                 missing = missing or error
-            except (ConnectionFailed, ProtocolError) as error:
+            except (ConnectionFailed, ProtocolError, ServerError) as error:
                 if not local.usable:
                     raise
                 raise MigrationFailed(
@@ -249,11 +250,16 @@ class Migration:
     def _connect(self, endpoint: str) -> RemoteConnection:
         return RemoteConnection(endpoint, timeout=self._timeout, **self._credentials)
 
-    def _endpoints(self, local: Connection, ref: ObjectRef) -> Iterator[str]:
+    def _endpoints(self, local: Connection, ref: ObjectRef, failures: List[str]) -> Iterator[str]:
         """Yield where the original may be: at the reference's endpoint, and then at the cluster's."""
         if ref.endpoint:
             yield ref.endpoint
-        for endpoint in _owners(local, ref):
+        try:
+            owners = _owners(local, ref)
+        except ServerError as error:  # what instances share their metadata in does not answer
+            failures.append(f"Nor does the cluster know: {error}")
+            return
+        for endpoint in owners:
             if endpoint != ref.endpoint:
                 yield endpoint
 

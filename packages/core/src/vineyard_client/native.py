@@ -26,7 +26,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from . import _native
@@ -47,8 +49,9 @@ from ._wire.messages import (
 from ._wire.status import CODE_NOT_SEALED
 from .exceptions import InvalidReference, ObjectCorrupted, ObjectNotFound, ServerError, StoreFull, VineyardError
 from .ids import BLOB_BIT, format_id, is_blob
+from .reference import ObjectInfo, ObjectRef
 
-__all__ = ["PICKLES", "NativeObject", "delete", "find", "measure", "read", "write"]
+__all__ = ["PICKLES", "NativeObject"]
 
 log = logging.getLogger("vineyard_client.native")
 
@@ -65,11 +68,13 @@ class NativeObject:
     """A native object as it was found.
 
     Attributes:
+        connection: where it is.
         number: its id.
         tree: its metadata.
         token: what tells it from any other object that may get its id.
     """
 
+    connection: Connection
     number: int
     tree: Mapping[str, Any]
     token: str
@@ -79,46 +84,112 @@ class NativeObject:
         """Name of its type, as vineyard has it."""
         return str(self.tree["typename"])
 
-    @property
-    def summary(self) -> str:
-        """What it is, for people; never its contents."""
-        return _native.describe(self.tree)
+    @staticmethod
+    def find(connection: Connection, number: int, token: Optional[str]) -> Optional[NativeObject]:
+        """Return the native object of an id; None if there is none, another one, or a value of this package.
 
-    @property
-    def labels(self) -> Dict[str, str]:
-        """The server's labels."""
+        Args:
+            connection: where to look.
+            number: the id.
+            token: what tells it from another object with its id; None takes the id at its word.
+
+        Raises:
+            InvalidReference: the id is that of a blob.
+        """
+        if is_blob(number):
+            raise InvalidReference(
+                f"{format_id(number)} is a blob, a piece of memory that belongs to an object.", "Give the object's id."
+            )
+        tree = connection.call(GetData([number])).get(number)
+        if tree is None or str(tree.get("typename")).startswith(_OURS):
+            return None
+        found = NativeObject(connection, number, tree, _token(number, tree))
+        return found if token in (None, found.token) else None
+
+    def info(self, socket: str, endpoint: Optional[str]) -> ObjectInfo:
+        """Return what the store knows of it.
+
+        Args:
+            socket: the IPC socket of the instance.
+            endpoint: where other hosts reach it.
+        """
+        blobs = list(_native.blob_ids(self.tree))
+        trees = self.connection.call(GetData(blobs)) if blobs else {}
+        # What its own metadata say of its size is often 0.
+        size = sum(int(tree.get("length", 0)) for tree in trees.values())
         labels = json.loads(self.tree.get("__labels", "{}"))
-        return {str(key): str(value) for key, value in labels.items()}
-
-    @property
-    def created(self) -> float:
-        """When it was made, in seconds since 1970, UTC."""
-        return float(self.tree["__timestamp"]) / 1000
-
-
-# ---- finding
-
-
-def find(connection: Connection, number: int, token: Optional[str]) -> Optional[NativeObject]:
-    """Return the native object of an id; None if there is none, if it is another one, or a value of this package.
-
-    Args:
-        connection: where to look.
-        number: the id.
-        token: what tells it from another object with its id; None takes the id at its word.
-
-    Raises:
-        InvalidReference: the id is that of a blob.
-    """
-    if is_blob(number):
-        raise InvalidReference(
-            f"{format_id(number)} is a blob, a piece of memory that belongs to an object.", "Give the object's id."
+        return ObjectInfo(
+            ref=ObjectRef(format_id(self.number), self.token, endpoint, self.typename, size),
+            summary=_native.describe(self.tree),
+            labels={str(key): str(value) for key, value in labels.items()},
+            created=datetime.fromtimestamp(self.tree["__timestamp"] / 1000, timezone.utc),
+            host=os.uname().nodename,
+            socket=socket,
         )
-    tree = connection.call(GetData([number])).get(number)
-    if tree is None or str(tree.get("typename")).startswith(_OURS):
-        return None
-    found = NativeObject(number, tree, _token(number, tree))
-    return found if token in (None, found.token) else None
+
+    def read(self, allowed_classes: Sequence[str] = ()) -> object:
+        """Return its value: a copy.
+
+        Args:
+            allowed_classes: ``pickle.loads`` among them lets pickles in the object be run.
+
+        Raises:
+            ObjectNotFound: it is gone, or parts of it are on another instance.
+            ObjectCorrupted: it is not what its typename says.
+            UnsafeType: there is a pickle in it, and that was not allowed.
+            UnsupportedVersion: it has a type that is not known here.
+            VineyardError: a library that it needs is not installed.
+        """
+        connection, name = self.connection, f"{format_id(self.number)} ({self.typename})"
+        here = connection.instance.instance_id
+        places = _native.blob_ids(self.tree)
+        elsewhere = sorted(set(places.values()) - {here})
+        if elsewhere:
+            raise ObjectNotFound(
+                f"{name} has parts in instance {elsewhere[0]}, and this is {here}.",
+                "Read it on that host, or have vineyard migrate it here.",
+            )
+        blobs = _copy(connection, list(places))
+        if NativeObject.find(connection, self.number, self.token) is None:
+            raise ObjectNotFound(f"{name} is not in {connection.peer}.", _GONE_HINT)
+        if len(blobs) < len(places):
+            raise ObjectCorrupted(
+                f"{name} lacks {len(places) - len(blobs)} of its {len(places)} blobs.",
+                "Somebody freed them one by one: run again what produced it.",
+            )
+        return _native.read(self.tree, blobs, unpickle=PICKLES in allowed_classes)
+
+    def delete(self) -> bool:
+        """Delete it and those of its parts that belong to no other object; vineyard frees the memory at once."""
+        self.connection.call(DeleteData([self.number]))
+        return True
+
+    @staticmethod
+    def draft(value: object) -> _native.Draft:
+        """Say how a value is to be stored; see ``_native.draft``."""
+        return _native.draft(value)
+
+    @staticmethod
+    def write(connection: Connection, draft: _native.Draft, labels: Mapping[str, str]) -> NativeObject:
+        """Store an object and its parts.
+
+        Raises:
+            StoreFull: there is no room; nothing is left.
+        """
+        writer = _Writer(connection)
+        try:
+            number = writer.store(draft)
+            if labels:
+                connection.call(Label(number, labels))
+            found = NativeObject.find(connection, number, None)
+            if found is None:
+                raise ObjectNotFound(f"{format_id(number)} was deleted while it was written.", "Put it again.")
+            return found
+        except BaseException:
+            writer.undo()
+            raise
+        finally:
+            writer.release()
 
 
 def _token(number: int, tree: Mapping[str, Any]) -> str:
@@ -130,51 +201,6 @@ def _token(number: int, tree: Mapping[str, Any]) -> str:
             "It was not made by a vineyardd that this client knows (0.14.8 or newer).",
         )
     return hashlib.sha256(json.dumps(["vineyard_client.native", *parts]).encode()).hexdigest()[:32]
-
-
-def measure(connection: Connection, found: NativeObject) -> int:
-    """Return how many bytes an object's blobs take; what its own metadata say of that is often 0."""
-    blobs = list(_native.blob_ids(found.tree))
-    trees = connection.call(GetData(blobs)) if blobs else {}
-    return sum(int(tree.get("length", 0)) for tree in trees.values())
-
-
-# ---- reading
-
-
-def read(connection: Connection, found: NativeObject, allowed_classes: Sequence[str] = ()) -> object:
-    """Return the value of an object: a copy.
-
-    Args:
-        connection: where the object is.
-        found: the object.
-        allowed_classes: ``pickle.loads`` among them lets pickles in the object be run.
-
-    Raises:
-        ObjectNotFound: it is gone, or parts of it are on another instance.
-        ObjectCorrupted: it is not what its typename says.
-        UnsafeType: there is a pickle in it, and that was not allowed.
-        UnsupportedVersion: it has a type that is not known here.
-        VineyardError: a library that it needs is not installed.
-    """
-    here = connection.instance.instance_id
-    places = _native.blob_ids(found.tree)
-    elsewhere = sorted(set(places.values()) - {here})
-    if elsewhere:
-        raise ObjectNotFound(
-            f"{format_id(found.number)} ({found.typename}) has parts in instance {elsewhere[0]}, and this is {here}.",
-            "Read it on that host, or have vineyard migrate it here.",
-        )
-    blobs = _copy(connection, list(places))
-    if find(connection, found.number, found.token) is None:
-        raise ObjectNotFound(f"{format_id(found.number)} is not in {connection.peer}.", _GONE_HINT)
-    if len(blobs) < len(places):
-        lost = len(places) - len(blobs)
-        raise ObjectCorrupted(
-            f"{format_id(found.number)} ({found.typename}) lacks {lost} of its {len(places)} blobs.",
-            "Somebody freed them one by one: run again what produced it.",
-        )
-    return _native.read(found.tree, blobs, unpickle=PICKLES in allowed_classes)
 
 
 def _copy(connection: Connection, blobs: List[int]) -> Dict[int, bytearray]:
@@ -197,36 +223,6 @@ def _copy(connection: Connection, blobs: List[int]) -> Dict[int, bytearray]:
     finally:
         for blob in blobs:
             connection.unpin(blob)
-
-
-# ---- writing and deleting
-
-
-def write(connection: Connection, draft: _native.Draft, labels: Mapping[str, str]) -> NativeObject:
-    """Store an object and its parts.
-
-    Raises:
-        StoreFull: there is no room; nothing is left.
-    """
-    writer = _Writer(connection)
-    try:
-        number = writer.store(draft)
-        if labels:
-            connection.call(Label(number, labels))
-        found = find(connection, number, None)
-        if found is None:
-            raise ObjectNotFound(f"{format_id(number)} was deleted while it was written.", "Put it again.")
-        return found
-    except BaseException:
-        writer.undo()
-        raise
-    finally:
-        writer.release()
-
-
-def delete(connection: Connection, found: NativeObject) -> None:
-    """Delete an object and those of its parts that belong to no other; vineyard frees the memory at once."""
-    connection.call(DeleteData([found.number]))
 
 
 class _Writer:

@@ -28,9 +28,10 @@ __all__ = ["airflow_commands", "main"]
 
 _HELP = "Look after the vineyard store that carries XComs"
 
-# What Airflow 3 gives its task processes in place of the database. Airflow cannot be loaded with it but as a library.
+# What Airflow 3 gives its task processes in place of the database (and, without effect then, under the option's name of
+# before 2.3). Airflow cannot be loaded with it but as a library.
 _NO_DATABASE = "airflow-db-not-allowed:"
-_DATABASE_VARIABLES = ("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "AIRFLOW__CORE__SQL_ALCHEMY_CONN")
+_DATABASE_VARIABLE = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
 
 
 class _Argument(NamedTuple):
@@ -330,6 +331,6 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run one command of the program ``airflow-vineyard`` and return its exit code."""
     arguments = _parser().parse_args(argv)
-    if any(os.environ.get(name, "").startswith(_NO_DATABASE) for name in _DATABASE_VARIABLES):
+    if os.environ.get(_DATABASE_VARIABLE, "").startswith(_NO_DATABASE):
         os.environ.setdefault("_AIRFLOW__AS_LIBRARY", "True")
     return _run(arguments.command, arguments)

@@ -64,8 +64,6 @@ def diagnose() -> List[Check]:
     if FAILED in (core.result, *(check.result for check in options)):
         return checks
     settings = get_settings()
-    if settings.embedded and settings.autostart:
-        checks.append(_program())
     socket = _socket(settings)
     checks += [socket, _pin_file(settings)]
     if socket.result != FAILED:
@@ -118,17 +116,6 @@ def _backend() -> Check:
         return Check(name, OK, found)
     remedy = f"Set it to {BACKENDS[0]}, also as AIRFLOW__CORE__XCOM_BACKEND, for all components of Airflow."
     return Check(name, FAILED, f"{found or 'empty'}: what tasks return does not go to vineyard.", remedy)
-
-
-def _program() -> Check:
-    from vineyard_client import ServerStartFailed
-    from vineyard_client.server import find_binary
-
-    try:
-        return Check("vineyardd", OK, find_binary())
-    except ServerStartFailed as error:
-        # Somebody else may have started one.
-        return Check("vineyardd", WARNING, error.what, error.hint)
 
 
 def _socket(settings: Settings) -> Check:
@@ -199,6 +186,7 @@ def _pin_file(settings: Settings) -> Check:
 
 
 def _server(settings: Settings) -> List[Check]:
+    """Make the checks that need the server; where it has to be started, it shows whether there is one to start."""
     from vineyard_client import VineyardError
 
     try:

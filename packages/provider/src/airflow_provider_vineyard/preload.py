@@ -7,8 +7,8 @@ have imported, their tasks have for nothing; the pages are shared until somebody
 Which moment is right differs from release to release. An executor forks its workers when it starts, or one for each
 task; Celery forks when its pool comes up. ``on_starting`` of Airflow's listeners does not know yet what is starting, is
 not called in a Celery worker at all, and not before 2.5. One thing is the same everywhere: ``os.fork``. So the hook is
-Python's own, ``os.register_at_fork``, and modules are imported right before the first fork of the process, when all that
-it consists of is loaded.
+Python's own, ``os.register_at_fork``, and modules are imported right before the first fork of the process, when all
+that it consists of is loaded.
 
 Invariants:
 

@@ -89,8 +89,8 @@ def assert_same(left: Any, right: Any, _seen: Set[Tuple[int, int]] | None = None
     elif isinstance(left, random.Random):
         assert left.getstate() == right.getstate()
     elif isinstance(left, memoryview):
-        assert (left.format, left.shape, left.readonly) == (right.format, right.shape, right.readonly)
-        assert left.tobytes() == right.tobytes()
+        assert (left.format, left.shape, left.tobytes()) == (right.format, right.shape, right.tobytes())
+        assert left.readonly == right.readonly, "writeable" if left.readonly else "read-only"
     elif isinstance(left, array.array):
         assert left.typecode == right.typecode and left == right
     elif isinstance(left, datetime.datetime):
@@ -132,7 +132,6 @@ def _same_numpy(left: Any, right: Any, seen: Set[Tuple[int, int]]) -> bool:
     if isinstance(left, np.ndarray):
         assert_same(left.dtype, right.dtype, seen)
         assert left.shape == right.shape
-        assert left.flags.writeable == right.flags.writeable
         for flag in ("c_contiguous", "f_contiguous"):
             assert not getattr(left.flags, flag) or getattr(right.flags, flag), flag
         if left.dtype.hasobject or left.dtype.kind == "T":
@@ -141,6 +140,8 @@ def _same_numpy(left: Any, right: Any, seen: Set[Tuple[int, int]]) -> bool:
             assert left.tobytes() == right.tobytes()
         if getattr(left, "__dict__", None) and type(left).__module__.partition(".")[0] != "numpy":
             assert_same(vars(left), vars(right), seen)
+        # Last, so that "read-only" means that everything else is the same.
+        assert left.flags.writeable == right.flags.writeable, "read-only" if left.flags.writeable else "writeable"
         return True
     if isinstance(left, (np.random.Generator, np.random.RandomState)):
         state = (lambda value: value.bit_generator.state) if isinstance(left, np.random.Generator) else None
@@ -369,7 +370,7 @@ def python_cases() -> Iterator[Case]:
         "slice": slice(1, None, 2),
         "Ellipsis": ...,
         "NotImplemented": NotImplemented,
-        "classes": [int, str, bytes, list, dict, type(None), datetime.date, decimal.Decimal],
+        "classes": [int, str, bytes, list, dict, type(None), datetime.date, decimal.Decimal, ValueError],
         "date": datetime.date(2024, 2, 29),
         "datetime": datetime.datetime(1, 1, 1, 0, 0, 0, 1),
         "datetime max": datetime.datetime.max,

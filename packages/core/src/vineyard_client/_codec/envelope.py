@@ -77,9 +77,9 @@ _GET_AGAIN = "Have the task that made it run again; if it happens again, report 
 
 
 class Layout(NamedTuple):
-    """Where the parts of a checked blob are: a private copy of the stream, and views of the buffers."""
+    """Where the parts of a checked blob are: the stream, a private copy if it is not long, and views of the buffers."""
 
-    stream: bytes
+    stream: Chunk
     buffers: List[memoryview]
 
 
@@ -193,8 +193,8 @@ def parse(blob: memoryview, token: bytes) -> Layout:
         token: the token in the reference that led here.
 
     Returns:
-        A private copy of the pickle stream (a hostile writer could change shared memory between the check and the use)
-        and views into ``blob`` for the buffers.
+        The pickle stream, and views into ``blob`` for the buffers. The stream is a private copy, since a hostile writer
+        could change shared memory between a check and the use; of a long one ``verify`` copies what needs it.
 
     Raises:
         ObjectCorrupted: the bytes contradict each other or the checksum.
@@ -202,7 +202,7 @@ def parse(blob: memoryview, token: bytes) -> Layout:
         UnsupportedVersion: written by another generation of this package.
     """
     stream, buffers = inspect(blob, token)
-    return Layout(bytes(stream), buffers)
+    return Layout(bytes(stream) if len(stream) <= CRC_LIMIT else stream, buffers)
 
 
 def inspect(blob: memoryview, token: bytes) -> Tuple[memoryview, List[memoryview]]:

@@ -11,9 +11,8 @@ of makers mean that the stored parts do not fit together.
 
 from __future__ import annotations
 
-import io
 import pickle
-from typing import Any, Dict, List, NoReturn, Tuple
+from typing import IO, Any, Dict, List, NoReturn, Tuple
 
 from vineyard_client.exceptions import ObjectCorrupted, UnsafeType, VineyardError
 
@@ -21,7 +20,7 @@ from . import ops
 from .adapters import table
 from .adapters.common import refused, set_state
 from .policy import Policy, qualified
-from .verify import verify
+from .verify import Stream, verify
 
 __all__ = ["Reader", "load"]
 
@@ -52,11 +51,11 @@ class Reader:
     def make(self, name: str, *parts: Any) -> Any:
         """Build a value of a known type from its parts."""
         maker = table.makers.get(name)
-        if maker is None:
-            table.load_for_reading(name)
+        if maker is None and type(name) is str:
+            table.load(name.partition(".")[0])
             maker = table.makers.get(name)
-            if maker is None:
-                raise _unknown(name)
+        if maker is None:
+            raise _unknown(name)
         return maker(self, *parts)
 
     def new(self, module: str, qualname: str, arguments: Tuple[Any, ...], keywords: Dict[str, Any]) -> Any:
@@ -72,10 +71,10 @@ class Reader:
         """Return a class as a value: one of ours (without a module) or one that was allowed."""
         if module:
             return self.find(module, qualname)
+        if qualname not in table.named and type(qualname) is str:
+            table.load(qualname.partition(".")[0])
         if qualname not in table.named:
-            table.load_for_reading(qualname)
-            if qualname not in table.named:
-                raise _unknown(qualname)
+            raise _unknown(qualname)
         return table.named[qualname]
 
     def state(self, value: Any, state: Any) -> Any:
@@ -130,7 +129,7 @@ def _unknown(name: Any) -> UnsafeType:
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: io.BytesIO, reader: Reader, buffers: List[memoryview]) -> None:
+    def __init__(self, file: IO[bytes], reader: Reader, buffers: List[memoryview]) -> None:
         super().__init__(file, buffers=buffers)
         self._operations = reader.operations
 
@@ -145,11 +144,11 @@ class _Unpickler(pickle.Unpickler):
         raise refused("it holds a persistent id", "persistent id")
 
 
-def load(stream: bytes, buffers: List[memoryview], policy: Policy) -> Any:
+def load(stream: Stream, buffers: List[memoryview], policy: Policy) -> Any:
     """Read a value.
 
     Args:
-        stream: a private copy of the pickle stream.
+        stream: the pickle stream; what is not a private copy is copied before it is checked.
         buffers: views of the out-of-band buffers, which the value will refer to.
         policy: which classes are allowed besides the known types.
 
@@ -158,10 +157,10 @@ def load(stream: bytes, buffers: List[memoryview], policy: Policy) -> Any:
         ObjectCorrupted: its parts do not fit together.
         UnsupportedVersion: it needs a library that is not installed here.
     """
-    verify(stream)
+    file = verify(stream)
     reader = Reader(policy, len(stream))
     try:
-        return _Unpickler(io.BytesIO(stream), reader, buffers).load()
+        return _Unpickler(file, reader, buffers).load()
     except VineyardError:
         raise
     except Exception as exc:

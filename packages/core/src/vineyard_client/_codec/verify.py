@@ -12,7 +12,7 @@ Invariants:
 * Everything not listed is refused; no opcode of protocols 0 to 3 that the protocol 5 pickler does not emit is listed.
 * The unpickler and this check see the same opcodes. A frame may not begin inside a frame, and no opcode may straddle
   the end of one: the unpickler would drop the rest of the frame and go on behind it.
-* The bytes are a private copy, so nobody changes them between the check and the use.
+* Opcodes are checked in a private copy, so nobody changes them between the check and the use.
 
 Runs of short opcodes are matched by one regular expression (about as fast as unpickling them); the rest goes by a
 table. The expression is compiled for streams that are worth it, since compiling takes longer than checking a small
@@ -22,12 +22,15 @@ value.
 from __future__ import annotations
 
 import functools
+import io
 import re
-from typing import Dict, List, Pattern
+from typing import IO, Dict, List, Pattern, Union, cast
 
 from .adapters.common import damaged, refused
 
-__all__ = ["verify"]
+__all__ = ["Stream", "verify"]
+
+Stream = Union[bytes, memoryview]
 
 # opcode -> how many bytes it takes in all, for those of a fixed length.
 _FIXED: Dict[int, int] = {
@@ -55,6 +58,8 @@ _LONGEST_TEXT = 40
 _LONGEST_BYTES = 16
 # The regular expression engine keeps a record per repetition until the match ends: this bounds its memory.
 _RUN = 4000
+# From here on the content of a text or bytes is not copied before it is used.
+_LARGE = 64 * 1024
 _WORTH_COMPILING = 8192
 
 
@@ -76,11 +81,15 @@ def _runs() -> Pattern[bytes]:
     return re.compile(b"(?s:(?:" + b"|".join(alternatives) + b"){1,%d})" % _RUN)
 
 
-def verify(stream: bytes) -> None:
+def verify(stream: Stream) -> IO[bytes]:
     """Refuse a pickle stream that holds anything but plain data and our own operations.
 
     Args:
-        stream: a private copy of the whole stream.
+        stream: the whole stream. Bytes are a private copy already; of a view, everything is copied but the content of
+            large texts and bytes, which is data whoever changes it.
+
+    Returns:
+        A file for the unpickler, with what was checked.
 
     Raises:
         UnsafeType: an opcode that could run code.
@@ -88,29 +97,37 @@ def verify(stream: bytes) -> None:
     """
     if stream[:2] != _PROTOCOL:
         raise damaged("its pickle stream does not begin with protocol 5")
-    end = len(stream)
+    if isinstance(stream, bytes):
+        if not _check(stream, 2, False):
+            raise damaged("its pickle stream has no end")
+        return io.BytesIO(stream)
+    return cast("IO[bytes]", _Parts(_private(stream)))
+
+
+def _check(code: bytes, position: int, in_frame: bool) -> bool:
+    """Check whole opcodes from a position to the end; tell whether they end the stream."""
+    end = len(code)
     match = _runs().match if end >= _WORTH_COMPILING else None
-    position = 2
-    boundary = 0  # end of the current frame; 0 between frames
+    boundary = end if in_frame else 0  # end of the current frame; 0 between frames
     while position < end:
         if position == boundary:
             boundary = 0
         limit = boundary or end
         if match is not None:
-            run = match(stream, position, limit)
+            run = match(code, position, limit)
             if run is not None:
                 position = run.end()
                 continue
-        opcode = stream[position]
+        opcode = code[position]
         after = position + _SIZES[opcode]
         if after == position:
             width = _WIDTHS[opcode]
             if width:
                 start = position + 1 + width
-                after = start + int.from_bytes(stream[position + 1 : start], "little")
+                after = start + int.from_bytes(code[position + 1 : start], "little")
             elif opcode == _FRAME and not boundary:
                 after = position + 9
-                boundary = after + int.from_bytes(stream[position + 1 : after], "little")
+                boundary = after + int.from_bytes(code[position + 1 : after], "little")
                 limit = end
                 if boundary == after or boundary > end:
                     raise damaged("a frame of its pickle stream is empty or reaches beyond the end")
@@ -126,5 +143,75 @@ def verify(stream: bytes) -> None:
         if opcode == _STOP:
             if position != end:
                 raise damaged("its pickle stream goes on after its end")
-            return
-    raise damaged("its pickle stream has no end")
+            return True
+    return False
+
+
+def _private(view: memoryview) -> List[Union[bytes, memoryview]]:
+    """Copy and check a long stream part by part: frames, single opcodes between them, and the content of large ones."""
+    parts: List[Union[bytes, memoryview]] = [_PROTOCOL]
+    position, end, ended = 2, len(view), False
+    while position < end:
+        if ended:
+            raise damaged("its pickle stream goes on after its end")
+        opcode = view[position]
+        width = 8 if opcode == _FRAME else _WIDTHS[opcode]
+        start = position + (1 + width if width else max(_SIZES[opcode], 1))
+        head = bytes(view[position:start])
+        length = int.from_bytes(head[1:], "little") if width else 0
+        if len(head) != start - position or start + length > end:
+            raise damaged("its pickle stream is cut off")
+        if opcode == _FRAME and not length:
+            raise damaged("a frame of its pickle stream is empty")
+        parts.append(head)
+        content = view[start : start + length]
+        if opcode == _FRAME:
+            frame = bytes(content)
+            ended = _check(frame, 0, True)
+            parts.append(frame)
+        elif not width:
+            ended = _check(head, 0, True)
+        elif length:
+            parts.append(content if length >= _LARGE else bytes(content))
+        position = start + length
+    if not ended:
+        raise damaged("its pickle stream has no end")
+    return parts
+
+
+class _Parts:
+    """A file of parts, read in the pieces in which they were written, so that hardly anything is copied again."""
+
+    def __init__(self, parts: List[Union[bytes, memoryview]]) -> None:
+        self._parts = parts[::-1]
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes: a part as it is if it is wanted whole."""
+        taken = []
+        while size and self._parts:
+            part = self._parts.pop()
+            if len(part) > size:
+                self._parts.append(part[size:])
+                part = part[:size]
+            size -= len(part)
+            taken.append(part)
+        if len(taken) == 1 and isinstance(taken[0], bytes):
+            return taken[0]
+        return b"".join(taken)
+
+    def readinto(self, target: memoryview) -> int:
+        """Fill a buffer, straight from the parts."""
+        filled = 0
+        while filled < len(target) and self._parts:
+            part = self._parts.pop()
+            room = len(target) - filled
+            if len(part) > room:
+                self._parts.append(memoryview(part)[room:])
+                part = memoryview(part)[:room]
+            target[filled : filled + len(part)] = part
+            filled += len(part)
+        return filled
+
+    def readline(self) -> bytes:
+        """Refuse; only opcodes that were refused before read lines."""
+        raise damaged("its pickle stream holds lines")

@@ -165,7 +165,7 @@ def array(values: Any) -> Draft:
 
 def _is_slice(values: Any) -> bool:
     """Whether an array has buffers that were made for a longer one."""
-    buffer = (values.buffers() + [None, None])[1]
+    buffer = [*values.buffers(), None, None][1]
     if values.offset or buffer is None:
         return bool(values.offset)
     try:

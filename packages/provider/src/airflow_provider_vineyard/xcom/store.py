@@ -133,7 +133,8 @@ def free(row: object) -> None:
     """Delete the object that a row owns; readers that have its value keep it.
 
     It never raises: Airflow would fail a task that is about to run again, on each try. What cannot be freed now is
-    logged and stays in the store. No server is started for it: an empty one has nothing to free.
+    logged and left to ``gc --orphans`` on the host that has it. No server is started for it: an empty one has nothing
+    to free.
     """
     try:
         require_core()
@@ -144,7 +145,10 @@ def free(row: object) -> None:
         deleted = get_client(get_settings(), start=False).delete(reference.ref)
         log.info("%s %s: %s", "freed" if deleted else "already gone:", reference.origin, reference.ref.id)
     except Exception as error:
-        log.warning("An old XCom could not be freed and may still take room in vineyard: %s", error)
+        log.warning(
+            "An old XCom could not be freed and may still take room in vineyard, until gc --orphans runs there: %s",
+            error,
+        )
 
 
 def _own_endpoint(client: Client) -> Optional[str]:

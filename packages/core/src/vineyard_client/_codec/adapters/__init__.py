@@ -79,7 +79,11 @@ class Table:
         self.named[name] = cls
 
     def load(self, package: str) -> bool:
-        """Load the adapter of a package; return whether there is one."""
+        """Load the adapter of a package; return whether there is one.
+
+        Raises:
+            UnsupportedVersion: the package is not installed, or in a version that the adapter does not know.
+        """
         row = _MODULES.get(package)
         if row is None:
             return False
@@ -87,22 +91,18 @@ class Table:
             with self._lock:
                 if package not in self._loaded:
                     module, function = row
-                    getattr(importlib.import_module(f"{__name__}.{module}"), function)(self)
+                    self._install(package, module, function)
                     self._loaded.add(package)
         return True
 
-    def load_for_reading(self, name: str) -> None:
-        """Load the adapter that a maker, filler or value of this name needs.
-
-        Raises:
-            UnsupportedVersion: the value comes from a library that is not installed here.
-        """
-        package = name.partition(".")[0]
+    def _install(self, package: str, module: str, function: str) -> None:
+        adapter = importlib.import_module(f"{__name__}.{module}")
         try:
-            self.load(package)
-        except ImportError as exc:
+            getattr(adapter, function)(self)
+        except (ImportError, AttributeError) as exc:
             raise UnsupportedVersion(
-                f"The stored value holds a {name}, and {package} cannot be imported here: {exc}.",
+                f"Values of {package} cannot be stored or read here: it is not installed, or in a version that this "
+                f"release does not know ({type(exc).__name__}: {exc}).",
                 f"Install {package} where the value is read, in the version that wrote it.",
             ) from exc
 

@@ -220,8 +220,11 @@ def _make_constant(reader: Reader, name: str) -> Any:
 
 def install(table: Table) -> None:
     """Declare the built-in types."""
+    errors = [
+        found for found in vars(builtins).values() if isinstance(found, type) and issubclass(found, BaseException)
+    ]
     cls: Any
-    for cls in _VALUES:
+    for cls in (*_VALUES, *errors):
         table.value(f"{cls.__module__}.{cls.__qualname__}", cls)
     table.reducers.update(
         {

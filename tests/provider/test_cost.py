@@ -1,0 +1,70 @@
+"""A task that exchanges only small values pays nothing for vineyard: no connection, no server, no import of core."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, List, Tuple
+
+import pytest
+
+pytestmark = pytest.mark.airflow
+
+# Every attempt to open a socket, start a program or import core from when Airflow is there shows as an audit event.
+TASK = """
+import json, sys
+from types import SimpleNamespace
+import airflow
+from airflow_provider_vineyard.xcom import VineyardXCom
+
+seen = []
+
+def watch(event, arguments):
+    if event in ("socket.connect", "socket.bind", "subprocess.Popen", "os.fork", "os.posix_spawn"):
+        seen.append(event)
+    elif event == "import" and arguments[0].partition(".")[0] in ("vineyard_client", "numpy", "pandas", "pyarrow"):
+        seen.append("import " + arguments[0])
+
+sys.addaudithook(watch)
+value = eval(sys.argv[1])
+row = VineyardXCom.serialize_value(value, key="return_value", task_id="t", dag_id="d", run_id="r", map_index=-1)
+result = SimpleNamespace(key="return_value", value=row)
+same = VineyardXCom.deserialize_value(result) == value
+if hasattr(VineyardXCom, "purge"):
+    VineyardXCom.purge(SimpleNamespace(key="return_value", value=json.loads(row) if isinstance(row, bytes) else row), None)
+print(json.dumps([same, seen]))
+"""
+
+
+def _events(value: object, socket: str) -> Tuple[bool, List[str]]:
+    """Return whether a value came back the same in a fresh process, and what that did."""
+    env = {
+        **os.environ,
+        "AIRFLOW__CORE__XCOM_BACKEND": "airflow_provider_vineyard.xcom.VineyardXCom",
+        "AIRFLOW__VINEYARD__IPC_SOCKET": socket,
+    }
+    command = [sys.executable, "-W", "ignore", "-c", TASK, repr(value)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    same, seen = json.loads(done.stdout.splitlines()[-1])
+    return same, seen
+
+
+@pytest.mark.parametrize(
+    "value", [None, True, 17, 0.25, "text", [1, [2]], {"rows": 17, "name": "flights", "parts": [None, {"a": 1}]}]
+)
+def test_small_values_need_no_vineyard(value: Any, tmp_path: Path) -> None:
+    """What stays in the database is stored, read and freed although no server can be reached, and nobody tries to."""
+    assert _events(value, str(tmp_path / "nobody.sock")) == (True, [])
+
+
+@pytest.mark.integration
+def test_other_values_are_noticed(server: Any) -> None:
+    """A value that goes to vineyard is one that the watch of the test above sees."""
+    same, seen = _events((1, 2), server.socket)
+    assert same
+    assert "import vineyard_client" in seen
+    assert "socket.connect" in seen
