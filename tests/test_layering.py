@@ -26,6 +26,7 @@ LAYERS: List[Set[str]] = [
     {"_wire", "_io", "_codec", "_native"},
     {"_connection"},
     {"_processes", "_remote", "_objects", "_replicas", "native"},
+    {"_transfer"},
     {"migration", "collect"},
     {"client"},
     {"server"},

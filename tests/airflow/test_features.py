@@ -5,10 +5,13 @@ The tasks of dags/features.py check what they receive; here are their states, an
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Dict, Tuple
 
 import pytest
+
+from .conftest import VERSION
 
 pytestmark = pytest.mark.airflow
 
@@ -112,6 +115,10 @@ def test_deferral(ran: Any) -> None:
 
 @pytest.mark.needs((2, 2), (2, 7), reason="no deferral, or dags test runs triggers itself")
 def test_deferral_and_triggerer(new_home: Any) -> None:
-    """Likewise, where ``dags test`` leaves a deferred task to a triggerer: its part is one call."""
+    """Likewise, where ``dags test`` leaves a deferred task to a triggerer: its part is one call.
+
+    Airflow 2.2 itself deletes what was pushed before.
+    """
     output = new_home().run("python", str(SCRIPT), AIRFLOW__CORE__DAGS_FOLDER=DAGS)
-    assert output.printed[-1] == '["deferred", "success", [1, 2], [3]]'
+    before = [1, 2] if VERSION >= (2, 3) else None
+    assert json.loads(output.printed[-1]) == ["deferred", "success", before, [3]]

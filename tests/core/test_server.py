@@ -9,6 +9,7 @@ import signal
 import stat
 import sys
 import tempfile
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Callable, Iterator, List
@@ -59,8 +60,12 @@ def no_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def servers(path: str) -> List[int]:
     """Return the processes of vineyardd at a path, without the shells that look after them."""
-    found = running(f"--socket={path}")
-    return sorted(pid for pid in found if not Path(f"/proc/{pid}/exe").resolve().name.endswith("sh"))
+    found = []
+    for pid in running(f"--socket={path}"):
+        with suppress(OSError):  # it ended meanwhile
+            if not os.readlink(f"/proc/{pid}/exe").endswith("sh"):
+                found.append(pid)
+    return sorted(found)
 
 
 def fake_vineyardd(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:

@@ -5,6 +5,7 @@ Runs where ``vineyard`` is installed (``nox -s native``).
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from importlib import metadata
 from typing import Any, Dict, Iterator
@@ -26,13 +27,18 @@ except metadata.PackageNotFoundError:
 np = pytest.importorskip("numpy")
 pd = pytest.importorskip("pandas")
 pa = pytest.importorskip("pyarrow")
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    vineyard = pytest.importorskip("vineyard")
 
 
 @pytest.fixture(scope="module")
-def official(server: vc.EmbeddedServer) -> Iterator[Any]:
+def vineyard() -> Any:
+    """The official package. Importing it takes seconds and changes pandas, so it happens no sooner than needed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return importlib.import_module("vineyard")
+
+
+@pytest.fixture(scope="module")
+def official(server: vc.EmbeddedServer, vineyard: Any) -> Iterator[Any]:
     """An official client of the same server. It never closes the store's memory, so it takes hold of it at once."""
     connected = vineyard.connect(server.socket)
     connected.delete(connected.put(np.arange(3)))
@@ -93,7 +99,7 @@ def same(value: Any, other: Any) -> bool:
 
 
 @pytest.mark.parametrize("name", BOTH_WAYS)
-def test_both_ways(client: vc.Client, official: Any, name: str) -> None:
+def test_both_ways(client: vc.Client, vineyard: Any, official: Any, name: str) -> None:
     """Either reads what the other wrote."""
     value = BOTH_WAYS[name]
     ref = client.put(value, native=True)
@@ -136,7 +142,7 @@ def test_what_it_loses_is_not_made_up(client: vc.Client, official: Any) -> None:
     client.delete(flag)
 
 
-def test_deleted_by_the_other(client: vc.Client, official: Any) -> None:
+def test_deleted_by_the_other(client: vc.Client, vineyard: Any, official: Any) -> None:
     """An object that the official client deletes is gone, and what was read before stays."""
     array = np.arange(100_000)
     ref = client.put(array, native=True)

@@ -6,7 +6,6 @@ import gc
 import json
 import os
 from datetime import datetime, timedelta, timezone
-from importlib import metadata
 from typing import Any, Dict, List
 
 import pytest

@@ -34,7 +34,8 @@ row = VineyardXCom.serialize_value(value, key="return_value", task_id="t", dag_i
 result = SimpleNamespace(key="return_value", value=row)
 same = VineyardXCom.deserialize_value(result) == value
 if hasattr(VineyardXCom, "purge"):
-    VineyardXCom.purge(SimpleNamespace(key="return_value", value=json.loads(row) if isinstance(row, bytes) else row), None)
+    stored = json.loads(row) if isinstance(row, bytes) else row
+    VineyardXCom.purge(SimpleNamespace(key="return_value", value=stored), None)
 print(json.dumps([same, seen]))
 """
 

@@ -23,6 +23,8 @@ import json, os, sys
 import airflow
 from airflow_provider_vineyard.xcom import VineyardXCom
 
+# Not earlier: old releases cannot be imported with these executors and SQLite.
+os.environ["AIRFLOW__CORE__EXECUTOR"] = os.environ["EXECUTOR"]
 watched = {"named", "other", "vineyard_client"}
 found = [sorted(watched & set(sys.modules))]
 for _ in range(2):
@@ -87,7 +89,7 @@ def test_the_first_fork_imports(
     env = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, [str(modules), os.environ.get("PYTHONPATH")])),
-        "AIRFLOW__CORE__EXECUTOR": executor,
+        "EXECUTOR": executor,
         "AIRFLOW__CORE__XCOM_BACKEND": "airflow_provider_vineyard.xcom.VineyardXCom",
         "AIRFLOW__VINEYARD__PRELOAD": named,
     }

@@ -21,7 +21,9 @@ class Deferred(BaseOperator):
 
     def resume(self, context, event=None):
         """Pull what was pushed before."""
-        assert context["ti"].xcom_pull(task_ids=self.task_id, key="before") == (1, 2)
+        # Airflow 2.2 deletes a task's XComs when it resumes, as when it runs again.
+        expected = (1, 2) if VERSION >= (2, 3) else None
+        assert context["ti"].xcom_pull(task_ids=self.task_id, key="before") == expected
         return (3,)
 
 

@@ -384,6 +384,27 @@ def test_a_value_brings_in_no_library_that_it_does_not_come_from():
     assert result.stdout.strip() == "[]", result.stdout
 
 
+def test_preloading_imports_no_library_but_takes_those_that_are_there():
+    code = (
+        "import sys; import decimal; from vineyard_client import _codec\n"
+        "_codec.preload()\n"
+        "from vineyard_client._codec.adapters import table\n"
+        "print('decimal' in table._loaded, sorted({'numpy', 'pandas', 'uuid', 'torch'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "True []"
+
+
+def test_a_library_in_a_strange_version_is_left_for_later(monkeypatch):
+    from vineyard_client._codec import adapters
+    from vineyard_client.exceptions import UnsupportedVersion
+
+    monkeypatch.setitem(adapters._MODULES, "sys", ("common", "no_such_function"))
+    _codec.preload()
+    with pytest.raises(UnsupportedVersion, match="Values of sys cannot be stored"):
+        adapters.table.load("sys")
+
+
 def test_a_missing_library_is_named():
     from codec_support import blob_of, pickled
 

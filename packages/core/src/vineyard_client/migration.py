@@ -10,26 +10,22 @@ Once per host, however many ask: ``_replicas`` says how.
 What is still there after a failure: nothing at the source, which is only read. Here, a started object that is deleted
 at once, or, if this process was killed, an object that ``collect`` recognises by its dead writer.
 
-A value may be deleted at its source while it is on its way, and its memory used again. So the object is looked up once
-more after its last byte: if it is there, the bytes were its own. The other way round, who deletes a value deletes the
-original first and the replica here second: a transfer that is under way then finds the original gone, and gives up.
+Who deletes a value deletes the original first and the replica here second: a transfer that is under way then finds the
+original gone, and gives up.
 """
 
 from __future__ import annotations
 
 import logging
-import mmap
-import os
-import time
 from contextlib import suppress
-from dataclasses import replace
 from typing import Callable, Dict, Iterable, Iterator, List, Optional, Set, Tuple, TypeVar
 
-from . import _codec, _objects
+from . import _objects
 from ._connection import Connection
 from ._remote import RemoteConnection
-from ._replicas import Busy, Claim, Replicas
-from ._wire.messages import ClusterMeta, CreateData, GetData, Label
+from ._replicas import Busy, Replicas
+from ._transfer import copy_here, delete_there, label_original, read_from
+from ._wire.messages import ClusterMeta, GetData
 from .exceptions import (
     ConnectionFailed,
     InvalidReference,
@@ -40,8 +36,8 @@ from .exceptions import (
     StoreFull,
     VineyardError,
 )
-from .ids import format_id, parse_id
-from .meta import REPLICA_LABEL, ValueMeta
+from .ids import parse_id
+from .meta import ValueMeta
 from .reference import ObjectRef
 
 __all__ = ["Migration"]
@@ -55,12 +51,6 @@ _SLOWEST = 1e6
 
 # Seconds to wait, before deleting a replica, for somebody who is about to finish one.
 _FORGET_TIMEOUT = 1.0
-
-# Seconds after which a label is looked at again. The server reads an object's labels and writes them back with one more
-# as two steps, about a millisecond apart, so of two hosts that do it at once one may lose its label (0.14.8 to 0.24.2;
-# ``LabelObjects`` in ``vineyard_server.cc``). With etcd in between the steps are some ten milliseconds apart, and this
-# does not always help; waiting longer for what is only shown to people would cost more than it is worth.
-_LABEL_PAUSES = (0.0, 0.002)
 
 # Ids in one request for metadata.
 _BATCH = 10_000
@@ -109,7 +99,7 @@ class Migration:
             if found:
                 return found[0]
             try:
-                return self.at_source(local, ref, lambda remote: _bring(local, remote, ref, claim))
+                return self.at_source(local, ref, lambda remote: copy_here(local, remote, ref, claim.record))
             except MigrationFailed as error:
                 claim.fail(error)
                 raise
@@ -132,7 +122,7 @@ class Migration:
             ObjectNotFound: the value is gone at its source.
             MigrationFailed: its host cannot be reached, or the transfer failed.
         """
-        return self.at_source(local, ref, lambda remote: _download(remote, ref))
+        return self.at_source(local, ref, lambda remote: read_from(remote, ref))
 
     def forget(self, local: Connection, token: str) -> bool:
         """Delete the replica here and its file; return whether there was one."""
@@ -167,9 +157,8 @@ class Migration:
         Raises:
             MigrationFailed: the host cannot be reached.
         """
-        number = parse_id(ref.id)
         try:
-            return self.at_source(local, ref, lambda remote: _delete(remote, number, ref.token))
+            return self.at_source(local, ref, lambda remote: delete_there(remote, ref))
         except ObjectNotFound:
             return False
 
@@ -202,7 +191,7 @@ class Migration:
                 continue
             try:
                 for number in metas:
-                    _label(remote, number, "")
+                    label_original(remote, number, "")
             finally:
                 remote.close()
 
@@ -304,76 +293,3 @@ def _verified(local: Connection, number: Optional[int], token: str) -> Optional[
         return number, _objects.find_object(local, number, token)
     except ObjectNotFound:
         return None
-
-
-# ---- with one host
-
-
-def _bring(local: Connection, remote: RemoteConnection, ref: ObjectRef, claim: Claim) -> int:
-    """Copy an object from one instance to another, note the replica and return its id."""
-    started = time.monotonic()
-    number = parse_id(ref.id)
-    original = _objects.find_object(remote, number, ref.token)
-    here = local.instance.instance_id
-    meta = replace(original, instance_id=here, origin=remote.peer, origin_id=ref.id)
-    copy = local.call(CreateData(meta.tree())) if meta.content is not None else _pull_blob(local, remote, number, meta)
-    try:
-        claim.record(copy)
-    except BaseException:
-        _objects.delete_object(local, copy, ref.token)
-        raise
-    log.debug("pulled %s from %s: %d bytes in %.3f s", ref.id, remote.peer, meta.size, time.monotonic() - started)
-    _label(remote, number, local.peer)
-    return copy
-
-
-def _pull_blob(local: Connection, remote: RemoteConnection, number: int, meta: ValueMeta) -> int:
-    source = meta.blob
-    with _objects.start_object(local, meta) as (copy, meta, payload):
-        remote.fetch_into_file(source, meta.size, local.store_fd(payload), payload.offset)
-        _codec.check(local.peek(payload), token=bytes.fromhex(meta.token))
-        _objects.find_object(remote, number, meta.token)
-        _objects.finish_object(local, meta)
-    return copy
-
-
-def _download(remote: RemoteConnection, ref: ObjectRef) -> memoryview:
-    """Return an object's envelope in anonymous memory."""
-    number = parse_id(ref.id)
-    original = _objects.find_object(remote, number, ref.token)
-    if original.content is not None:
-        return memoryview(bytearray(original.content))
-    try:
-        memory = memoryview(mmap.mmap(-1, original.size))
-    except (OSError, OverflowError, ValueError) as error:
-        raise MigrationFailed(
-            f"There is no memory in this process for {original.size} bytes from {remote.peer}: {error}.",
-            "Read it with a replica in the store, or give the process more memory.",
-        ) from error
-    remote.fetch_into(original.blob, memory)
-    _objects.find_object(remote, number, ref.token)
-    return memory
-
-
-def _delete(remote: RemoteConnection, number: int, token: str) -> bool:
-    if _objects.delete_object(remote, number, token):
-        return True
-    raise ObjectNotFound(f"{format_id(number)} is not in {remote.peer}.")
-
-
-def _label(remote: RemoteConnection, number: int, where: str) -> None:
-    """Let an original know of its replica here, or with an empty text that it is gone.
-
-    It is only information, so a failure does no harm.
-    """
-    host = os.uname().nodename
-    label = Label(number, {REPLICA_LABEL + host: where})
-    try:
-        remote.call(label)
-        for pause in _LABEL_PAUSES:
-            time.sleep(pause)
-            tree = remote.call(GetData([number])).get(number)
-            if tree is not None and (host in ValueMeta.read(tree).replicas) != bool(where):
-                remote.call(label)
-    except VineyardError as error:
-        log.debug("%s does not note where replicas of %s are: %s", remote.peer, format_id(number), error)

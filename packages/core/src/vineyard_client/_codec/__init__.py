@@ -11,10 +11,11 @@ from __future__ import annotations
 from typing import List, NamedTuple, Sequence
 
 from . import envelope, reader, summary, writer
+from .adapters import table
 from .envelope import HEADER_SIZE, Chunk
 from .policy import policy_for
 
-__all__ = ["HEADER_SIZE", "Chunk", "Encoded", "check", "decode", "encode", "has_buffers", "lies_in"]
+__all__ = ["HEADER_SIZE", "Chunk", "Encoded", "check", "decode", "encode", "has_buffers", "lies_in", "preload"]
 
 
 class Encoded(NamedTuple):
@@ -125,6 +126,14 @@ def check(blob: memoryview, *, token: bytes) -> None:
         UnsupportedVersion: it was written by another generation of this package.
     """
     envelope.inspect(blob, token)
+
+
+def preload() -> None:
+    """Load what is needed for values of the libraries that this process has imported, some milliseconds of work.
+
+    Otherwise the first value of each library pays for it. Imports no library.
+    """
+    table.load_present()
 
 
 def has_buffers(prefix: memoryview) -> bool:

@@ -98,7 +98,7 @@ class Writer:
                 return table.reducers[cls]
             if base in table.bases:
                 return table.bases[base]
-        return reduce_instance
+        return table.families.get(str(cls.__module__).partition(".")[0], reduce_instance)
 
 
 def reduce_op(writer: Writer, op: Op) -> Any:

@@ -3,7 +3,8 @@
 An adapter module declares, in ``install(table)``:
 
 * reducers: ``reducer(writer, value)`` returns what pickle's ``__reduce__`` returns, with an operation of ``ops`` in
-  front: usually ``(MAKE, ("library.Type", *parts))``. Found by the exact type, or by a base class for subclasses.
+  front: usually ``(MAKE, ("library.Type", *parts))``. Found by the exact type, by a base class for subclasses, or by
+  the package for all other types of it (a family), so that loading an adapter need not look every class up.
 * makers: ``maker(reader, *parts)`` checks the parts and returns the value. Parts come from the stored bytes and may be
   anything: a maker never calls what it is given, and never builds from a number that it has not checked.
 * fillers: ``filler(reader, value, state)`` completes a value that may contain itself.
@@ -20,6 +21,7 @@ and a stream that names only our makers can reach nothing else.
 from __future__ import annotations
 
 import importlib
+import sys
 import threading
 from typing import TYPE_CHECKING, Any, Callable, Dict, Set, Tuple
 
@@ -66,6 +68,7 @@ class Table:
     def __init__(self) -> None:
         self.reducers: Dict[type, Reducer] = {}
         self.bases: Dict[type, Reducer] = {}
+        self.families: Dict[str, Reducer] = {}
         self.makers: Dict[str, Maker] = {}
         self.fillers: Dict[str, Filler] = {}
         self.values: Dict[type, str] = {}
@@ -94,6 +97,15 @@ class Table:
                     self._install(package, module, function)
                     self._loaded.add(package)
         return True
+
+    def load_present(self) -> None:
+        """Load the adapters of all packages that this process has imported already."""
+        for package in _MODULES:
+            if package in sys.modules:
+                try:
+                    self.load(package)
+                except UnsupportedVersion:
+                    continue  # to be said when a value of it comes by, which may never happen
 
     def _install(self, package: str, module: str, function: str) -> None:
         adapter = importlib.import_module(f"{__name__}.{module}")

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import importlib
 import pickle
+import sys
 from typing import TYPE_CHECKING, Any, Dict, List, Tuple
 
 from vineyard_client.exceptions import UnsafeType
@@ -223,6 +224,8 @@ def _base_array(array: Any) -> Any:
 def _reduce_subclass(writer: Writer, array: Any) -> Tuple[Any, ...]:
     """Write a subclass of numpy's own, or one of the caller's that is nothing but an array with attributes."""
     cls = type(array)
+    if "numpy.ma" in sys.modules and isinstance(array, np.ma.MaskedArray):
+        return _reduce_masked(writer, array)
     if cls is np.memmap:
         return _reduce_array(writer, _base_array(array))
     if cls.__name__ in _VIEWS and cls is _view_class(cls.__name__):
@@ -329,6 +332,18 @@ def _make_masked(reader: Reader, *parts: Any) -> Any:
 # ------------------------------------------------------------------------------------------------------------
 
 
+def _reduce_other(writer: Writer, value: Any) -> Tuple[Any, ...]:
+    """Write what is no array and no scalar; numpy loads some of its parts when they are first needed, and so do we."""
+    from ..writer import reduce_instance
+
+    if type(value).__module__.startswith("numpy.random"):
+        if type(value) is np.random.Generator:
+            return _reduce_generator(writer, value)
+        if type(value) is np.random.RandomState:
+            return _reduce_random_state(writer, value)
+    return reduce_instance(writer, value)
+
+
 def _reduce_generator(writer: Writer, value: Any) -> Tuple[Any, ...]:
     generator = value.bit_generator
     name = type(generator).__name__
@@ -376,11 +391,9 @@ def install(table: Table) -> None:
     table.reducers[np.ndarray] = _reduce_array
     table.reducers[np.dtype] = _reduce_dtype
     table.bases[np.dtype] = _reduce_dtype
-    table.bases[np.ma.MaskedArray] = _reduce_masked
     table.bases[np.ndarray] = _reduce_subclass
     table.bases[np.generic] = _reduce_scalar
-    table.reducers[np.random.Generator] = _reduce_generator
-    table.reducers[np.random.RandomState] = _reduce_random_state
+    table.families["numpy"] = _reduce_other
     table.makers.update(
         {
             "numpy.ndarray": _make_array,

@@ -12,6 +12,7 @@ such as codes of a categorical: that would mean reading all of the memory on eve
 
 from __future__ import annotations
 
+import functools
 import importlib
 import types
 from typing import TYPE_CHECKING, Any, Dict, List, Tuple
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 pd: Any = None  # set by install(), like the rest: this module is loaded for values of pandas only
 np: Any = None
-_new_block: Any = None
 
 _BASE = "pandas.core.indexes.base"
 _ARRAYS = "pandas.core.arrays"
@@ -161,16 +161,45 @@ _REBUILD = {
     "IntervalIndex": ("pandas.core.indexes.interval", "_new_IntervalIndex"),
 }
 
-# Found by install(): our name -> the class or function of this version, and back.
+# Found when first needed: our name -> the class or function of this version, and back.
 _found: Dict[str, Any] = {}
 _names: Dict[Any, str] = {}
+
+
+def _find(name: str) -> Any:
+    """Return the class or function of this pandas under one of our names, or None if it has none."""
+    found = _found.get(name)
+    if found is None:
+        for place in NAMES[name][1]:
+            module, _, attribute = place.partition(":")
+            try:
+                found = getattr(importlib.import_module(module), attribute, None)
+            except ImportError:
+                continue  # not in this version
+            if found is not None:
+                _found[name] = found
+                _names[found] = name
+                break
+    return found
+
+
+def _name(thing: Any) -> str:
+    """Return our name of a class or function of pandas, or an empty one."""
+    name = _names.get(thing)
+    if name is None:
+        # Two of them have been renamed; everything else is called as it is called here.
+        own = getattr(thing, "__name__", "")
+        name = {"PandasArray": "NumpyExtensionArray", "PandasDtype": "NumpyEADtype"}.get(own, own)
+        if name not in NAMES or _find(name) is not thing:
+            return ""
+    return name
 
 
 def _lookup(name: str, kind: str) -> Any:
     row = NAMES.get(name)
     if row is None or row[0] != kind:
         raise damaged(f"pandas has no {name!r} that is made by {kind!r}")
-    found = _found.get(name)
+    found = _find(name)
     if found is None:
         raise UnsupportedVersion(
             f"The stored value holds a {name} as pandas {row[2]} has it; here is pandas {pd.__version__}.",
@@ -183,16 +212,26 @@ def _lookup(name: str, kind: str) -> Any:
 
 
 def _reduce(writer: Writer, value: Any) -> Tuple[Any, ...]:
-    from ..writer import own_reduction
+    from ..writer import own_reduction, reduce_instance
 
+    own = _name(type(value))
+    if own.startswith("Arrow") and own.endswith(("Array", "Semantics")):
+        return _reduce_arrow_array(writer, value)
+    if own == "StringDtype":
+        return _reduce_string_dtype(writer, value)
+    if not own and type(value) not in (pd.Timestamp, pd.Timedelta):
+        try:
+            return reduce_instance(writer, value)
+        except UnsafeType:
+            raise _unknown(type(value)) from None
     reduced: Any = own_reduction(value)
     function, arguments, state = (*reduced, None, None)[:3]
     if getattr(function, "__name__", "").startswith(("_new_", "__newobj__", "__pyx_unpickle_")):
         cls, parts = arguments[0], arguments[1:]
     else:
         cls, parts = function, arguments
-    name = _names.get(cls)
-    if name is None:
+    name = _name(cls)
+    if not name:
         raise _unknown(cls)
     kind = NAMES[name][0]
     if kind == "index":
@@ -244,7 +283,7 @@ def _make_new(reader: Reader, name: str) -> Any:
 
 def _fill_state(reader: Reader, value: Any, state: Any) -> None:
     cls = type(value)
-    if NAMES.get(_names.get(cls, ""), ("",))[0] != "new":
+    if NAMES.get(_name(cls), ("",))[0] != "new":
         raise refused(f"it sets the state of a {qualified(cls)}", qualified(cls))
     for setter in ("__setstate__", "__setstate_cython__"):
         if hasattr(cls, setter):
@@ -257,11 +296,11 @@ def _fill_state(reader: Reader, value: Any, state: Any) -> None:
 def _reduce_arrow_array(writer: Writer, array: Any) -> Tuple[Any, ...]:
     # pandas' own state joins the chunks, a copy.
     state = _without_cache(dict(vars(array)))
-    return MAKE, ("pandas.new", _names[type(array)]), ("pandas.attributes", state), None, None, FILL
+    return MAKE, ("pandas.new", _name(type(array))), ("pandas.attributes", state), None, None, FILL
 
 
 def _fill_attributes(reader: Reader, array: Any, state: Dict[str, Any]) -> None:
-    if type(array) not in _names or not _names[type(array)].startswith("Arrow") or "_dtype" in vars(array):
+    if not _name(type(array)).startswith("Arrow") or "_dtype" in vars(array):
         raise refused(f"it sets attributes of a {qualified(type(array))}", qualified(type(array)))
     vars(array).update(state)
 
@@ -350,6 +389,7 @@ def _fill_frame(reader: Reader, frame: Any, content: Any) -> None:
     if not all(isinstance(axis, pd.Index) for axis in axes):
         raise damaged("an axis of a frame is no index")
     internals = importlib.import_module("pandas.core.internals")
+    new_block = _block_function()
     ndim = len(axes)
     blocks: List[Any] = []
     for values, place in parts:
@@ -359,7 +399,7 @@ def _fill_frame(reader: Reader, frame: Any, content: Any) -> None:
             raise damaged(f"a {qualified(type(values))} is a block of a frame")
         if type(place) is tuple:
             place = slice(*place)
-        blocks.append(_new_block(values, place, ndim))
+        blocks.append(new_block(values, place, ndim))
     if ndim == 1:
         if len(blocks) != 1 or len(blocks[0].values) != len(axes[0]):
             raise damaged("a series and its index differ in length")
@@ -369,6 +409,7 @@ def _fill_frame(reader: Reader, frame: Any, content: Any) -> None:
     frame.__setstate__({**state, "_mgr": manager})
 
 
+@functools.lru_cache(maxsize=1)
 def _block_function() -> Any:
     """Return how this version of pandas makes a block of values, a placement and a number of dimensions."""
     blocks = importlib.import_module("pandas.core.internals.blocks")
@@ -388,30 +429,11 @@ def _block_function() -> Any:
 
 def install(table: Table) -> None:
     """Declare the types of pandas."""
-    global pd, np, _new_block
+    global pd, np
     pd = importlib.import_module("pandas")
     np = importlib.import_module("numpy")
     table.load("numpy")
-    _new_block = _block_function()
-    for name, (_, places, _) in NAMES.items():
-        for place in places:
-            module, _, attribute = place.partition(":")
-            try:
-                found = getattr(importlib.import_module(module), attribute, None)
-            except ImportError:
-                continue  # not in this version
-            if found is not None:
-                _found[name] = found
-                _names[found] = name
-                break
-    for found in _found.values():
-        if isinstance(found, type):
-            table.reducers[found] = _reduce
-    table.reducers[pd.Timestamp] = table.reducers[pd.Timedelta] = _reduce
-    for name in ("ArrowExtensionArray", "ArrowStringArray", "ArrowStringArrayNumpySemantics"):
-        if name in _found:
-            table.reducers[_found[name]] = _reduce_arrow_array
-    table.reducers[_found["StringDtype"]] = _reduce_string_dtype
+    table.families["pandas"] = _reduce
     table.reducers[type(pd.NaT)] = table.reducers[type(pd.NA)] = _reduce_constant
     table.reducers[pd.DateOffset] = _reduce_date_offset
     table.bases[pd.DataFrame] = table.bases[pd.Series] = _reduce_frame

@@ -41,11 +41,21 @@ NAMES: Dict[str, Tuple[str, str]] = {
 _found: Dict[str, Any] = {}
 
 
+def _find(name: str) -> Any:
+    """Return the class of this xarray with a name of ours, or None if it has none."""
+    if name not in _found and name in NAMES:
+        try:
+            _found[name] = getattr(importlib.import_module(NAMES[name][0]), name, None)
+        except ImportError:
+            _found[name] = None  # not in this version
+    return _found.get(name)
+
+
 def _reduce(writer: Writer, value: Any) -> Tuple[Any, ...]:
     from ..writer import own_reduction
 
     cls = type(value)
-    if _found.get(cls.__name__) is not cls:
+    if _find(cls.__name__) is not cls:
         raise UnsafeType(
             f"A {qualified(cls)} cannot be stored: this release does not know that class of xarray.",
             "Data that is still in a file or behind dask must be read first, with .load(); else store the arrays.",
@@ -58,7 +68,7 @@ def _reduce(writer: Writer, value: Any) -> Tuple[Any, ...]:
 def _make(reader: Reader, name: Any) -> Any:
     if name not in NAMES:
         raise damaged(f"{name!r} is no class of xarray")
-    cls = _found.get(name)
+    cls = _find(name)
     if cls is None:
         raise UnsupportedVersion(
             f"The stored value holds a {name} as xarray {NAMES[name][1]} has it, and here is another version.",
@@ -68,7 +78,7 @@ def _make(reader: Reader, name: Any) -> Any:
 
 
 def _fill(reader: Reader, value: Any, state: Any) -> None:
-    if _found.get(type(value).__name__) is not type(value):
+    if _find(type(value).__name__) is not type(value):
         raise damaged(f"a {type(value).__name__} is filled as an object of xarray")
     set_state(value, state)
 
@@ -77,13 +87,6 @@ def install(table: Table) -> None:
     """Declare the classes that this xarray has."""
     table.load("pandas")
     importlib.import_module("xarray")
-    for name, (module, _) in NAMES.items():
-        try:
-            cls = getattr(importlib.import_module(module), name, None)
-        except ImportError:
-            continue  # not in this version
-        if cls is not None:
-            _found[name] = cls
-            table.reducers[cls] = _reduce
+    table.families["xarray"] = _reduce
     table.makers["xarray.new"] = _make
     table.fillers["xarray.state"] = _fill

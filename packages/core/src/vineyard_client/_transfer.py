@@ -1,0 +1,129 @@
+"""One value between two instances: copy it here, read it, delete it there, tell it where its replicas are.
+
+A value may be deleted at its source while it is on its way, and its memory used again. So the object is looked up once
+more after its last byte: if it is there, the bytes were its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import os
+import time
+from dataclasses import replace
+from typing import Callable
+
+from . import _codec, _objects
+from ._connection import Connection
+from ._remote import RemoteConnection
+from ._wire.messages import CreateData, GetData, Label
+from .exceptions import MigrationFailed, ObjectNotFound, VineyardError
+from .ids import format_id, parse_id
+from .meta import REPLICA_LABEL, ValueMeta
+from .reference import ObjectRef
+
+__all__ = ["copy_here", "delete_there", "label_original", "read_from"]
+
+log = logging.getLogger("vineyard_client.migration")
+
+# Seconds after which a label is looked at again. The server reads an object's labels and writes them back with one more
+# as two steps, about a millisecond apart, so of two hosts that do it at once one may lose its label (0.14.8 to 0.24.2;
+# ``LabelObjects`` in ``vineyard_server.cc``). With etcd in between the steps are some ten milliseconds apart, and this
+# does not always help; waiting longer for what is only shown to people would cost more than it is worth.
+_LABEL_PAUSES = (0.0, 0.002)
+
+
+def copy_here(local: Connection, remote: RemoteConnection, ref: ObjectRef, record: Callable[[int], None]) -> int:
+    """Copy an object from one instance to another and return the replica's id.
+
+    Args:
+        local: where to.
+        remote: where from.
+        ref: the reference to the original.
+        record: called with the replica's id as soon as it is whole; if it fails, there is no replica.
+
+    Raises:
+        ObjectNotFound: the original is gone, or went meanwhile.
+        ObjectCorrupted: what came is not the value.
+        StoreFull: there is no room here.
+        ConnectionFailed: the transfer broke or stalled, or the store here took no more.
+        ProtocolError: what came makes no sense.
+    """
+    started = time.monotonic()
+    number = parse_id(ref.id)
+    original = _objects.find_object(remote, number, ref.token)
+    here = local.instance.instance_id
+    meta = replace(original, instance_id=here, origin=remote.peer, origin_id=ref.id)
+    copy = local.call(CreateData(meta.tree())) if meta.content is not None else _pull_blob(local, remote, number, meta)
+    try:
+        record(copy)
+    except BaseException:
+        _objects.delete_object(local, copy, ref.token)
+        raise
+    log.debug("pulled %s from %s: %d bytes in %.3f s", ref.id, remote.peer, meta.size, time.monotonic() - started)
+    label_original(remote, number, local.peer)
+    return copy
+
+
+def _pull_blob(local: Connection, remote: RemoteConnection, number: int, meta: ValueMeta) -> int:
+    source = meta.blob
+    with _objects.start_object(local, meta) as (copy, meta, payload):
+        remote.fetch_into_file(source, meta.size, local.store_fd(payload), payload.offset)
+        _codec.check(local.peek(payload), token=bytes.fromhex(meta.token))
+        _objects.find_object(remote, number, meta.token)
+        _objects.finish_object(local, meta)
+    return copy
+
+
+def read_from(remote: RemoteConnection, ref: ObjectRef) -> memoryview:
+    """Return an object's envelope in anonymous memory of this process.
+
+    Raises:
+        ObjectNotFound: the original is gone, or went meanwhile.
+        MigrationFailed: there is not so much memory.
+        ConnectionFailed: the transfer broke or stalled.
+        ProtocolError: what came makes no sense.
+    """
+    number = parse_id(ref.id)
+    original = _objects.find_object(remote, number, ref.token)
+    if original.content is not None:
+        return memoryview(bytearray(original.content))
+    try:
+        memory = memoryview(mmap.mmap(-1, original.size))
+    except (OSError, OverflowError, ValueError) as error:
+        raise MigrationFailed(
+            f"There is no memory in this process for {original.size} bytes from {remote.peer}: {error}.",
+            "Read it with a replica in the store, or give the process more memory.",
+        ) from error
+    remote.fetch_into(original.blob, memory)
+    _objects.find_object(remote, number, ref.token)
+    return memory
+
+
+def delete_there(remote: RemoteConnection, ref: ObjectRef) -> bool:
+    """Delete an original and return True.
+
+    Raises:
+        ObjectNotFound: it is not there.
+    """
+    if _objects.delete_object(remote, parse_id(ref.id), ref.token):
+        return True
+    raise ObjectNotFound(f"{ref.id} is not in {remote.peer}.")
+
+
+def label_original(remote: RemoteConnection, number: int, where: str) -> None:
+    """Let an original know of its replica here, or with an empty text that it is gone.
+
+    It is only information, so a failure does no harm.
+    """
+    host = os.uname().nodename
+    label = Label(number, {REPLICA_LABEL + host: where})
+    try:
+        remote.call(label)
+        for pause in _LABEL_PAUSES:
+            time.sleep(pause)
+            tree = remote.call(GetData([number])).get(number)
+            if tree is not None and (host in ValueMeta.read(tree).replicas) != bool(where):
+                remote.call(label)
+    except VineyardError as error:
+        log.debug("%s does not note where replicas of %s are: %s", remote.peer, format_id(number), error)
