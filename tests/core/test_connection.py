@@ -270,6 +270,42 @@ def test_calls_from_threads_do_not_mix() -> None:
     assert not errors
 
 
+def test_a_call_in_the_middle_of_a_call() -> None:
+    """A signal handler, or a ``__del__``, that calls in the middle of a call of its thread does not wait for ever.
+
+    It is refused, and the call that it interrupted goes on, in step.
+    """
+    refused: List[str] = []
+
+    def handler() -> None:
+        for use in (lambda: connection.call(Exists(2)), lambda: connection.pin(BLOB, GetData([1]))):
+            with pytest.raises(ConnectionFailed) as caught:
+                use()
+            refused.append(str(caught.value))
+
+    connection = connected(handler, EXISTS, EXISTS)
+    assert connection.call(Exists(1)) is True
+    assert (
+        refused
+        == [
+            "A client was called in the middle of another call of the same thread. "
+            "Do not use it in a signal handler or a __del__ method, or use another client there."
+        ]
+        * 2
+    )
+    assert connection.usable and connection.call(Exists(3)) is True
+    assert types(connection) == ["exists_request", "exists_request"]
+
+
+def test_a_close_in_the_middle_of_a_call() -> None:
+    """Closing is possible even there; the call that was interrupted fails."""
+    connection = connected(lambda: connection.close(), ConnectionFailed("closed"))
+    with pytest.raises(ConnectionFailed, match="closed"):
+        connection.call(Exists(1))
+    assert not connection.usable and script(connection).closed
+    connection.close()
+
+
 # ---- memory
 
 

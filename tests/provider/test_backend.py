@@ -117,7 +117,7 @@ def test_labels_say_which_xcom_it_is(backend: Any, store: Any) -> None:
     """By these, people and the collector find what a task has put."""
     backend.serialize_value((1,), **WHERE)
     (info,) = store.list(labels={"dag_id": "etl"})
-    assert info.labels == {**{k: str(v) for k, v in WHERE.items()}}
+    assert info.labels == {**{k: str(v) for k, v in WHERE.items()}, "airflow": "airflow"}
 
 
 @pytest.mark.parametrize("key", ["skipmixin_key", "trigger_run_id", "past_depends_met", "_link_Some"])

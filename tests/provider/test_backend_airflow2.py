@@ -115,7 +115,7 @@ def test_set_tells_what_airflow_does_not(backend: Any, store: Any, monkeypatch: 
     monkeypatch.setattr(base, "set", classmethod(set_))
     backend.set(key="k", value=(1, 2), task_id="t", dag_id="d")
     (info,) = store.list()
-    assert info.labels == {"key": "k", "task_id": "t", "dag_id": "d"}
+    assert info.labels == {"key": "k", "task_id": "t", "dag_id": "d", "airflow": "airflow"}
     backend.set(key="skipmixin_key", value={"followed": ["x" * 9000]}, task_id="t", dag_id="d")
     assert json.loads(written[-1]) == {"followed": ["x" * 9000]}
 

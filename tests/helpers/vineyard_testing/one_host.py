@@ -90,11 +90,12 @@ class OneHost:
             )
         return done.stdout
 
-    def launch(self, name: str, *command: str) -> None:
-        """Start a process that runs until ``stop``."""
+    def launch(self, name: str, *command: str, credentials: Sequence[str] = ()) -> None:
+        """Start a process that runs until ``stop``, or until the test is killed."""
+        line = ["setpriv", *credentials, "--pdeathsig", "TERM", *command]
         with open(self.folder / f"{name}.log", "wb") as log:
             process = subprocess.Popen(
-                command, env=self.env, stdout=log, stderr=log, start_new_session=True, cwd=self.folder
+                line, env=self.env, stdout=log, stderr=log, start_new_session=True, cwd=self.folder
             )
         self.processes.append((name, process))
 
@@ -126,15 +127,15 @@ class OneHost:
     def _postgres(self) -> None:
         folder, data = _postgres_folder(), self.folder / "postgres"
         data.mkdir(mode=0o700)
-        as_owner: List[str] = []
+        credentials: List[str] = []
         if os.geteuid() == 0:  # as which it refuses to run
             owner = pwd.getpwnam("postgres")
             os.chown(data, owner.pw_uid, owner.pw_gid)
-            as_owner = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+            credentials = ["--reuid=postgres", "--regid=postgres", "--clear-groups"]
         initdb = [f"{folder}/initdb", "-D", str(data), "-U", "airflow", "-A", "trust", "--no-sync"]
-        subprocess.run([*as_owner, *initdb], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(["setpriv", *credentials, *initdb], check=True, stdout=subprocess.DEVNULL)
         options = ["-c", "listen_addresses=127.0.0.1", "-p", str(self._database), "-k", str(data), "-c", "fsync=off"]
-        self.launch("postgres", *as_owner, f"{folder}/postgres", "-D", str(data), *options)
+        self.launch("postgres", f"{folder}/postgres", "-D", str(data), *options, credentials=credentials)
         where = ["-h", "127.0.0.1", "-p", str(self._database)]
         ready = [f"{folder}/pg_isready", "-q", *where]
         wait_until(lambda: subprocess.run(ready, check=False).returncode == 0, "PostgreSQL", 60, self.check_alive)

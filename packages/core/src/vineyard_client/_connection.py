@@ -2,7 +2,7 @@
 
 This is the only module that sees the protocol, the streams and the memory together. Its invariants:
 
-- Calls are serialised by a lock; a request, its reply and the fds behind the reply are one step.
+- Calls take turns; a request, its reply and the fds behind the reply are one step.
 - A step that fails half way (timeout, interrupt, a reply that makes no sense) leaves the stream out of step, so the
   connection is *retired*: no call goes through it again.
 - The server sends each store fd once per connection, so the table of fds lives and dies with the connection.
@@ -70,6 +70,44 @@ Reply = TypeVar("Reply")
 _connections: Set[weakref.ref[Connection]] = set()
 
 
+class _Turn:
+    """The right to talk: one thread at a time, and no thread twice.
+
+    A signal handler or a ``__del__`` method may call in the middle of another call of the same thread. An ordinary lock
+    would make it wait for ever; here it is refused. The lock under it can be taken twice, so that there is no moment
+    between taking it and remembering that.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._taken = False
+
+    def take(self, *, wait: bool) -> bool:
+        """Return whether it is this thread's turn now; not if it was already, or if it would have to wait."""
+        if not self._lock.acquire(blocking=wait):
+            return False
+        if self._taken:
+            self._lock.release()
+            return False
+        self._taken = True
+        return True
+
+    def give_back(self) -> None:
+        """Let others talk."""
+        self._taken = False
+        self._lock.release()
+
+    def __enter__(self) -> None:
+        if not self.take(wait=True):
+            raise ConnectionFailed(
+                "A client was called in the middle of another call of the same thread.",
+                "Do not use it in a signal handler or a __del__ method, or use another client there.",
+            )
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        self.give_back()
+
+
 class Connection:
     """A registered connection.
 
@@ -96,7 +134,7 @@ class Connection:
         self._stream = stream
         self._pin_file: Optional[PinFile] = None
         self._timeout = timeout
-        self._lock = threading.Lock()
+        self._turn = _Turn()
         self._fds: Dict[int, OwnedFD] = {}
         self._pins: Dict[int, int] = {}
         self._inherited: Set[int] = set()
@@ -173,7 +211,7 @@ class Connection:
         """Do as ``call_all``, but return a refusal in its place instead of raising it."""
         results: List[Any] = []
         try:
-            with self._lock:
+            with self._turn:
                 for start in range(0, len(requests), _PIPELINE):
                     results += self._exchange(requests[start : start + _PIPELINE])
             return results
@@ -237,7 +275,7 @@ class Connection:
 
     def hold(self, blob: int) -> None:
         """Hold a blob in the pin file; with the server's mark or without, it counts as in use."""
-        with self._lock:
+        with self._turn:
             self._hold(blob)
 
     def _hold(self, blob: int) -> None:
@@ -249,7 +287,7 @@ class Connection:
     def in_use(self, blobs: Sequence[int]) -> List[bool]:
         """Tell for each blob whether any process on the host has it pinned, this one included."""
         marked = self.call_all(*[IsInUse(blob) for blob in blobs])
-        with self._lock:
+        with self._turn:
             return [mark or self._held(blob) for mark, blob in zip(marked, blobs)]
 
     def _held(self, blob: int) -> bool:
@@ -262,7 +300,7 @@ class Connection:
         """
         pinned = False
         try:
-            with self._lock:
+            with self._turn:
                 self._hold(blob)
                 try:
                     found, reply = _raise_refusals(self._exchange([GetBuffers([blob]), then]))
@@ -333,7 +371,7 @@ class Connection:
 
     def _release_dropped(self) -> None:
         """Release the pins in the queue, unless another thread holds the lock: then that thread will do it."""
-        while self._dropped and self._lock.acquire(blocking=False):
+        while self._dropped and self._turn.take(wait=False):
             try:
                 _raise_refusals(self._release_one(self._dropped.popleft()))
             except IndexError:
@@ -342,7 +380,7 @@ class Connection:
                 # The mark is gone with the connection, or the blob with somebody else's forced delete.
                 log.debug("releasing a pin on %s: %s", self.peer, error)
             finally:
-                self._lock.release()
+                self._turn.give_back()
 
     def _release_one(self, blob: int) -> List[Any]:
         self._pins[blob] -= 1
@@ -375,8 +413,12 @@ class Connection:
 
     def close(self) -> None:
         """Take no more calls; the socket closes now, or with the last mapped view. Idempotent."""
-        with self._lock:
-            self._retire()
+        mine = self._turn.take(wait=True)
+        try:
+            self._retire()  # also from within a call of this thread, which fails then
+        finally:
+            if mine:
+                self._turn.give_back()
 
     def abandon(self) -> None:
         """Close this process's copy of an inherited connection, unless inherited views need its marks.

@@ -19,7 +19,8 @@ class _Slot:
     """What one process has."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        # One that a signal handler may take again in the middle of connecting.
+        self.lock = threading.RLock()
         self.connection: Optional[Connection] = None
 
 

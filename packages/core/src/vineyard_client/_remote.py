@@ -80,7 +80,7 @@ class RemoteConnection(Connection):
         self._fetch(blob, len(target), lambda: self._tcp.receive_into(target, self.timeout))
 
     def _fetch(self, blob: int, nbytes: int, take: Callable[[], None]) -> None:
-        with self._lock:
+        with self._turn:
             (found,) = self._exchange([GetRemoteBuffers([blob])])
             if found == [] or isinstance(found, ServerError):
                 # One that is not sealed is code 14 or, since some release, 2 (KeyError).
