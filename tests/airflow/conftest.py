@@ -32,21 +32,23 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 VERSION: Tuple[int, ...] = tuple(int(part) for part in metadata.version("apache-airflow").split(".")[:2])
 
-# Airflow 2 cannot log in JSON. This format makes each record a line that is a literal of Python.
+# Airflow before 3.1 cannot log in JSON. This format makes each record a line that is a literal of Python.
 _LOG_FORMAT = "{'timestamp': '%(asctime)s', 'logger': '%(name)s', 'level': '%(levelname)s', 'event': %(message)r}"
 # From 2.5 on, `dags test` shows each record of a task before, too, in a format of its own that may take several lines.
 _ECHO = re.compile(r"\[\d{4}-\d\d-\d\d[ T][^]]+\] \{\w+\.py:\d+\} ")
+# What the supervisor of 3.0 logs in no format of ours, and what its `dags test` says of a new database.
+_NOISE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \[\w+ *\] |Nothing to clear\.$")
+_LOGGING = (
+    {"AIRFLOW__LOGGING__JSON_LOGS": "True"}
+    if VERSION >= (3, 1)
+    else {"AIRFLOW__LOGGING__LOG_FORMAT": _LOG_FORMAT, "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False"}
+)
 _AIRFLOW_2 = {
     "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "examples" / "dags_airflow2"),
-    "AIRFLOW__LOGGING__LOG_FORMAT": _LOG_FORMAT,
-    "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",
     # Before 2.5, `dags test` waits so long after each task.
     "AIRFLOW__SCHEDULER__JOB_HEARTBEAT_SEC": "0",
 }
-_AIRFLOW_3 = {
-    "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "examples" / "dags"),
-    "AIRFLOW__LOGGING__JSON_LOGS": "True",
-}
+_AIRFLOW_3 = {"AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "examples" / "dags")}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -110,6 +112,9 @@ class Home:
             **inherited,
             "PATH": os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]]),
             "AIRFLOW_HOME": str(path),
+            # Airflow 3.0 does not look for modules in the DAGs' own folder.
+            "PYTHONPATH": str(Path(__file__).parent / "dags"),
+            **_LOGGING,
             **(_AIRFLOW_3 if VERSION >= (3, 0) else _AIRFLOW_2),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             # The test DAGs import Airflow through a module of their own, so its name is not in each file.
@@ -156,7 +161,7 @@ class Home:
                 output.records.append(json.loads(line))
             elif line.startswith("{'timestamp'"):
                 output.records.append(ast.literal_eval(line))
-            elif not echo:
+            elif not echo and not _NOISE.match(line):
                 output.printed.append(line)
         return output
 
