@@ -98,8 +98,10 @@ def _name(value: Any) -> str:
 
 
 def _inner(text: str) -> str:
-    """Return what an assertion says about a change inside of the value, if it names types."""
-    return text.replace("<class '", "").replace("'>", "") if " became " in text and len(text) < 120 else ""
+    """Return what an assertion says about a change inside of the value, if it says so in few words."""
+    lines = [line for line in text.splitlines() if " became " in line or " are different" in line]
+    line = lines[-1].replace("<class '", "").replace("'>", "") if lines else ""
+    return line if len(line) < 120 else ""
 
 
 def work(client: str, library: str, start: int, socket: str) -> None:

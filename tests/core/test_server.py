@@ -35,8 +35,7 @@ def path(tmp_path: Path) -> Iterator[str]:
     path = str(tmp_path / "v.sock")
     yield path
     for pid in running(f"--socket={path}"):
-        os.kill(pid, signal.SIGKILL)
-        until(lambda pid=pid: not server._alive(pid), f"the end of {pid}")  # type: ignore[misc]
+        kill(pid)
 
 
 @pytest.fixture
@@ -66,6 +65,12 @@ def servers(path: str) -> List[int]:
             if not os.readlink(f"/proc/{pid}/exe").endswith("sh"):
                 found.append(pid)
     return sorted(found)
+
+
+def kill(pid: int) -> None:
+    """Kill a process and wait until it is gone, with its sockets."""
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not server._alive(pid), f"the end of {pid}")
 
 
 def fake_vineyardd(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
@@ -259,8 +264,7 @@ def test_killed_and_started_again(path: str) -> None:
     with vc.connect(path, autostart=True, size=SIZE) as client:
         ref = client.put("value")
         (first,) = servers(path)
-        os.kill(first, signal.SIGKILL)
-        until(lambda: not servers(path), "the end of the server")
+        kill(first)
         assert os.path.exists(path)
         with pytest.raises(ConnectionFailed):
             client.get(ref)
@@ -277,8 +281,7 @@ def test_killed_and_not_started_again(path: str) -> None:
     """Without autostart the call after that says that nobody listens any more."""
     vc.ensure_server(path, size=SIZE)
     with vc.connect(path) as client:
-        os.kill(servers(path)[0], signal.SIGKILL)
-        until(lambda: not servers(path), "the end of the server")
+        kill(servers(path)[0])
         with pytest.raises(ConnectionFailed):
             client.status()
         with pytest.raises(ConnectionFailed, match="Nobody listens there any more: start vineyardd again"):
@@ -568,8 +571,7 @@ def test_embedded_life(temporary: Path) -> None:
 def test_embedded_after_a_kill(temporary: Path) -> None:
     """A server that somebody else ended can be started again."""
     with vc.EmbeddedServer(SIZE) as embedded:
-        os.kill(embedded.pid, signal.SIGKILL)
-        until(lambda: not servers(embedded.socket), "the end of the server")
+        kill(embedded.pid)
         embedded.start()
         assert servers(embedded.socket) == [embedded.pid]
     assert list(temporary.iterdir()) == []

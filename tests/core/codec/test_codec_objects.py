@@ -254,6 +254,48 @@ def test_errors_of_a_class_while_it_is_taken_apart_name_it():
         del models.Failing
 
 
+def test_errors_of_a_library_while_a_value_is_taken_apart_name_it(monkeypatch):
+    """An adapter that meets what its library does not do: an error of ours, with the place."""
+    from vineyard_client._codec.adapters import table
+
+    def fail(writer, value):
+        raise ZeroDivisionError("in the library")
+
+    monkeypatch.setitem(table.reducers, collections.Counter, fail)
+    with pytest.raises(UnsafeType, match=r"Counter cannot be stored.*ZeroDivisionError: in the library.*value\[1\]"):
+        blob([1, collections.Counter()])
+
+
+def test_a_container_that_cannot_be_walked_does_not_hide_what_was_refused():
+    class Strange(collections.UserDict):
+        def items(self):
+            raise RuntimeError("not now")
+
+    strange = Strange(a=print)
+    strange.__class__ = type("Strange", (Strange,), {"__module__": "codec_models", "__qualname__": "Strange"})
+    models.Strange = type(strange)
+    try:
+        with pytest.raises(UnsafeType, match=r"builtins\.print may not"):
+            blob(strange, [ALLOWED])
+    finally:
+        del models.Strange
+
+
+def test_running_out_of_memory_is_said_as_it_is(monkeypatch):
+    from vineyard_client._codec.adapters import table
+
+    def fail(*arguments):
+        raise MemoryError
+
+    stored = blob(collections.Counter())
+    monkeypatch.setitem(table.makers, "Counter", fail)
+    with pytest.raises(MemoryError):
+        decode(stored)
+    monkeypatch.setitem(table.reducers, collections.Counter, fail)
+    with pytest.raises(MemoryError):
+        blob(collections.Counter())
+
+
 def test_pydantic_models_come_back_when_allowed():
     pydantic = pytest.importorskip("pydantic")
 

@@ -190,11 +190,15 @@ def require_free(socket: str) -> None:
 
 
 def _alive(pid: int) -> bool:
-    """Whether a process runs; one that ended and that nobody waited for does not."""
+    """Whether a process runs; one that ended and that nobody waited for does not.
+
+    Its first thread may have ended while others still have its sockets open.
+    """
     try:
         with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
+            ended = file.read().rpartition(")")[2].split()[0] in "ZX"
+        return not ended or len(os.listdir(f"/proc/{pid}/task")) > 1
+    except (FileNotFoundError, ProcessLookupError):
         if os.path.exists("/proc/self/stat"):
             return False
     try:

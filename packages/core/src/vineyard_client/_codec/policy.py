@@ -10,6 +10,8 @@ other class must be allowed by a pattern, ``fnmatch`` style, on ``module.qualnam
 3. A class of Python's standard library is allowed only by its exact name, without a wildcard.
 4. A function (a pickling helper that ``__reduce__`` of an allowed class names) is allowed only by its exact name. It
 may    then be called with any arguments by whoever can write to the store.
+   The same holds for importing: a wildcard over a package lets whoever can write to the store have any module of it
+   imported.
 5. The object found must *be* what the name says: ``mypkg.models.Popen``, imported there from ``subprocess``, is
    ``subprocess.Popen`` and judged as such. Between module and class only classes are walked through.
 

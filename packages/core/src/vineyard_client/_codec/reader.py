@@ -156,12 +156,13 @@ def load(stream: Stream, buffers: List[memoryview], policy: Policy) -> Any:
         UnsafeType: the stream holds, or asks for, something that could run code.
         ObjectCorrupted: its parts do not fit together.
         UnsupportedVersion: it needs a library that is not installed here.
+        MemoryError: there is not enough for the value.
     """
     file = verify(stream)
     reader = Reader(policy, len(stream))
     try:
         return _Unpickler(file, reader, buffers).load()
-    except VineyardError:
+    except (VineyardError, MemoryError):
         raise
     except Exception as exc:
         raise ObjectCorrupted(

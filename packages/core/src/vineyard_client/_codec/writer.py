@@ -77,10 +77,14 @@ class Writer:
             reducer = self._reducers[cls] = self._reducer_for(cls)
         try:
             return reducer(self, value)
-        except UnsafeType:
+        except (MemoryError, RecursionError):
+            raise
+        except Exception as exc:
             if self.refused is None:
                 self.refused = value
-            raise
+            if isinstance(exc, VineyardError):
+                raise
+            raise _failed(value, exc) from exc
 
     def name_of(self, thing: Any) -> Tuple[str, str]:
         """Return the module and name of an allowed class or function; remembered for this value."""
@@ -137,14 +141,19 @@ def own_reduction(value: Any) -> Any:
     registered: Any = copyreg.dispatch_table.get(cls)
     try:
         return registered(value) if registered is not None else value.__reduce_ex__(5)
-    except VineyardError:
+    except (VineyardError, MemoryError, RecursionError):
         raise
     except Exception as exc:
-        raise UnsafeType(
-            f"A {qualified(cls)} cannot be stored: taking it apart raised {type(exc).__name__}: {exc}.",
-            "Store the data it stands for instead, or give its class a __reduce__ method.",
-            qualified(cls),
-        ) from exc
+        raise _failed(value, exc) from exc
+
+
+def _failed(value: Any, exc: Exception) -> UnsafeType:
+    name = qualified(type(value))
+    return UnsafeType(
+        f"A {name} cannot be stored: taking it apart raised {type(exc).__name__}: {exc}.",
+        "Store the data it stands for instead, or give its class a __reduce__ method.",
+        name,
+    )
 
 
 def translate(writer: Writer, reduced: Any) -> Tuple[Any, ...]:
@@ -212,7 +221,10 @@ def dump(value: Any, policy: Policy) -> Tuple[List[Chunk], List[memoryview]]:
     except UnsafeType as exc:
         from . import locate  # for errors only
 
-        where = locate.path(value, writer.refused)
+        try:
+            where = locate.path(value, writer.refused)
+        except Exception:
+            where = ""  # a container of the caller's own that cannot be walked; what was refused is known all the same
         if where and writer.refused is not value:
             exc.what = f"{exc.what} It sits at {where}."
             exc.args = (exc.what, *exc.args[1:])
