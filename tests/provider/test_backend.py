@@ -9,7 +9,6 @@ import json
 import logging
 import re
 from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Callable, Dict, List
@@ -298,10 +297,6 @@ def test_what_is_shown_is_the_row(backend: Any, store: Any, result: Any) -> None
     assert shown == json_of(stored)
 
 
-@pytest.mark.xfail(
-    metadata.version("pendulum") >= "3",
-    reason="core has no adapter for the zones of pendulum 3 yet; take this mark away when it has",
-)
 def test_pendulum_moments(roundtrip: Any) -> None:
     """The moments of Airflow's context are values like others."""
     for moment in (pendulum.datetime(2026, 3, 1, tz="Europe/Paris"), pendulum.datetime(2026, 3, 1)):
