@@ -36,8 +36,9 @@ VERSION: Tuple[int, ...] = tuple(int(part) for part in metadata.version("apache-
 _LOG_FORMAT = "{'timestamp': '%(asctime)s', 'logger': '%(name)s', 'level': '%(levelname)s', 'event': %(message)r}"
 # From 2.5 on, `dags test` shows each record of a task before, too, in a format of its own that may take several lines.
 _ECHO = re.compile(r"\[\d{4}-\d\d-\d\d[ T][^]]+\] \{\w+\.py:\d+\} ")
-# What the supervisor of 3.0 logs in no format of ours, and what its `dags test` says of a new database.
-_NOISE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \[\w+ *\] |Nothing to clear\.$")
+# What the supervisor of 3.0 logs in no format of ours, what its `dags test` says of a new database, and a line that 3.2
+# prints for each task: two lists, of a task's assets.
+_NOISE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \[\w+ *\] |Nothing to clear\.$|\[\] \[\]$")
 _LOGGING = (
     {"AIRFLOW__LOGGING__JSON_LOGS": "True"}
     if VERSION >= (3, 1)
