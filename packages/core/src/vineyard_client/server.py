@@ -14,16 +14,13 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import signal
 import stat
-import subprocess
 import sys
-import tempfile
 import time
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Dict, Iterator, List, Optional, Sequence, Type, Union
+from typing import TYPE_CHECKING, Dict, Iterator, List, Optional, Sequence, Type, Union
 
 from ._connection import Connection
 from ._io.deadline import Deadline
@@ -31,6 +28,9 @@ from ._io.unix import UnixStream, is_socket
 from ._wire.messages import InstanceStatus
 from .client import DEFAULT_TIMEOUT, Client
 from .exceptions import ConnectionFailed, ServerStartFailed, VineyardError
+
+if TYPE_CHECKING:
+    import subprocess
 
 __all__ = [
     "START_TIMEOUT",
@@ -97,7 +97,7 @@ def find_binary(name: str = "vineyardd") -> str:
 
 def default_socket() -> str:
     """Return the socket path of this user's own on-demand server."""
-    folder = os.path.join(tempfile.gettempdir(), f"vineyard-{os.getuid()}")
+    folder = _temporary(f"vineyard-{os.getuid()}")
     with suppress(FileExistsError):  # made by us earlier, or by somebody else: that shows below
         os.mkdir(folder, mode=0o700)
     status = os.lstat(folder)
@@ -107,6 +107,12 @@ def default_socket() -> str:
             "Remove it, or give a socket path (VINEYARD_IPC_SOCKET).",
         )
     return os.path.join(folder, "vineyard.sock")
+
+
+def _temporary(name: str) -> str:
+    from tempfile import gettempdir  # 3 ms that who names a socket need not pay
+
+    return os.path.join(gettempdir(), name)
 
 
 def parse_size(size: Size) -> int:
@@ -272,6 +278,8 @@ test -z "$folder" || rm -rf "$folder"
 
 
 def _spawn(script: str, log: str, command: Sequence[str]) -> subprocess.Popen[str]:
+    import subprocess  # 3 ms that who finds a server running need not pay
+
     return subprocess.Popen(
         ["/bin/sh", "-c", script, log, *command],
         stdin=subprocess.PIPE,
@@ -421,7 +429,7 @@ class EmbeddedServer:
         self._shell: Optional[subprocess.Popen[str]] = None
         self._owner = 0
         # Its name is drawn here and the folder made when the server starts, so that one never started leaves nothing.
-        self._folder = "" if socket else os.path.join(tempfile.gettempdir(), f"vineyard-{secrets.token_hex(8)}")
+        self._folder = "" if socket else _temporary(f"vineyard-{os.urandom(8).hex()}")
         self._socket = os.path.abspath(socket) if socket else os.path.join(self._folder, "vineyard.sock")
         self.pid = 0
 
