@@ -30,7 +30,7 @@ from typing import Any, Callable, Deque, Dict, Iterable, List, Optional, Sequenc
 
 from ._io.deadline import Deadline
 from ._io.fds import OwnedFD
-from ._io.mapping import map_private, map_shared, read_exact, write_all
+from ._io.mapping import holds, map_private, map_shared, read_exact, write_all
 from ._io.pinfile import PinFile
 from ._io.stream import Stream
 from ._wire.framing import FrameDecoder, Message, encode_frame
@@ -161,6 +161,12 @@ class Connection:
     def pin_in(self, pin_file: PinFile) -> None:
         """Hold pins a second time in a file; the connection owns it from here on."""
         self._pin_file = pin_file
+
+    @property
+    def endpoint(self) -> Optional[str]:
+        """``host:port`` that the instance reports for other hosts; None if its RPC is off: it reports port 0 then."""
+        reported = self.instance.rpc_endpoint
+        return None if not reported or reported.endswith(":0") else reported
 
     @property
     def usable(self) -> bool:
@@ -321,6 +327,13 @@ class Connection:
         """Return a copy of a pinned blob."""
         try:
             return read_exact(self.store_fd(payload), payload.offset, payload.size)
+        except OSError as error:
+            raise ObjectCorrupted(f"The blob at {payload.offset}+{payload.size} of {self.peer} is short.") from error
+
+    def holds(self, payload: Payload, chunks: Iterable[Union[bytes, memoryview]]) -> bool:
+        """Tell whether chunks that together have the size of a pinned blob are what it holds, byte for byte."""
+        try:
+            return holds(self.store_fd(payload), payload.offset, chunks)
         except OSError as error:
             raise ObjectCorrupted(f"The blob at {payload.offset}+{payload.size} of {self.peer} is short.") from error
 

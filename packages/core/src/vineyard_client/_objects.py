@@ -59,6 +59,7 @@ __all__ = [
     "open_draft",
     "open_object",
     "orphaned",
+    "share_object",
     "start_object",
     "unread_tombstones",
     "write_object",
@@ -240,9 +241,55 @@ def open_object(connection: Connection, number: int, token: str) -> memoryview:
         ObjectNotFound: there is no such object, or it is not complete.
         ObjectCorrupted: its metadata make no sense.
     """
+    meta, payload = _pin_object(connection, number, token)
+    if payload is None:
+        return memoryview(bytearray(meta.content or b""))
+    mapped = False
+    try:
+        if payload.size <= COPY_LIMIT:
+            return memoryview(connection.read(payload))
+        view = connection.map(payload)
+        mapped = True
+        return view
+    finally:
+        if not mapped:
+            connection.unpin(meta.blob)
+
+
+def share_object(connection: Connection, meta: ValueMeta, number: int, chunks: Sequence[Chunk]) -> Optional[int]:
+    """Store an object with the blob of another one, if that is there and holds the same envelope.
+
+    Either can be deleted without the other: the server frees a blob with the last object that has it.
+
+    Args:
+        connection: where to.
+        meta: as for ``write_object``, with the token of the other object.
+        number: the other object's id.
+        chunks: the envelope.
+
+    Returns:
+        The new object's id; None if there is nothing to share, which goes for small objects, too.
+    """
+    try:
+        other, payload = _pin_object(connection, number, meta.token)
+    except ObjectNotFound:
+        return None
+    if payload is None:
+        return None
+    try:
+        # A replica goes when its original does, a value of this host does not.
+        if other.origin is not None or payload.size != meta.size or not connection.holds(payload, chunks):
+            return None
+        return connection.call(CreateData(replace(meta, blob=other.blob, guard=other.guard).tree()))
+    finally:
+        connection.unpin(other.blob)
+
+
+def _pin_object(connection: Connection, number: int, token: str) -> Tuple[ValueMeta, Optional[Payload]]:
+    """Return an object's metadata and the place of its blob, pinned; None for one whose envelope is in its metadata."""
     meta = find_object(connection, number, token)
     if meta.content is not None:
-        return memoryview(bytearray(meta.content))
+        return meta, None
     try:
         payload, trees = connection.pin(meta.blob, then=GetData([number]))
     except ServerError as error:
@@ -254,17 +301,12 @@ def open_object(connection: Connection, number: int, token: str) -> memoryview:
         ) from error
     if payload is None:
         raise ObjectNotFound(f"{format_id(number)} is not in {connection.peer}.", _GONE_HINT)
-    mapped = False
     try:
         _check(connection, number, token, trees.get(number))
-        if payload.size <= COPY_LIMIT:
-            return memoryview(connection.read(payload))
-        view = connection.map(payload)
-        mapped = True
-        return view
-    finally:
-        if not mapped:
-            connection.unpin(meta.blob)
+    except BaseException:
+        connection.unpin(meta.blob)
+        raise
+    return meta, payload
 
 
 # ---- deleting

@@ -115,6 +115,7 @@ class Client:
         persist: bool = False,
         allowed_classes: Sequence[str] = (),
         native: bool = False,
+        same_as: Optional[ObjectRef] = None,
     ) -> ObjectRef:
         """Store a value and return a reference to it.
 
@@ -130,6 +131,8 @@ class Client:
             native: store it in vineyard's own types (``vineyard::DataFrame``, ``vineyard::Tensor`` …), which other
                 engines on the store can read; see "Native objects" in the README for what they cannot hold. It is not
                 written in one step, and ``list`` does not show it.
+            same_as: a value of this store that may be the same one. If it is, byte for byte, the new object shares its
+                memory and its token instead of taking as much again; each can be deleted without the other.
 
         Raises:
             UnsafeType: the value holds a class that readers would not accept, or, if it is to be native, one that
@@ -139,14 +142,19 @@ class Client:
         labels = check_labels(labels)
         if native:
             return self._put_native(value, labels, persist)
-        token = os.urandom(16)
+        token = bytes.fromhex(same_as.token) if same_as else os.urandom(16)
         encoded = _codec.encode(value, token=token, allowed_classes=(*self._allowed_classes, *allowed_classes))
         try:
             connection = self._connection()
             meta = self._meta(connection, encoded, token, labels)
-            number = self._with_room(lambda: _objects.write_object(connection, meta, encoded.chunks))
+            if same_as:
+                number = _objects.share_object(connection, meta, parse_id(same_as.id), encoded.chunks)
+            else:
+                number = self._with_room(lambda: _objects.write_object(connection, meta, encoded.chunks))
         finally:
             encoded.release()
+        if number is None:  # it is not the same: a token of its own, then
+            return self.put(value, labels=labels, persist=persist, allowed_classes=allowed_classes)
         self._persist(connection, number, persist)
         log.debug("put %s: %s, %d bytes", format_id(number), meta.type, meta.size)
         return self._reference(connection, number, meta)
@@ -494,7 +502,7 @@ class Client:
         pin_file = PinFile.open(self.socket + ".pins")
         if pin_file is not None:
             connection.pin_in(pin_file)
-        elif _endpoint(connection):
+        elif connection.endpoint:
             log.warning(
                 "%s.pins cannot be opened: readers are protected by the server's marks alone, which clients of its RPC "
                 "port can undo. Let this user write to the socket's folder.",
@@ -541,8 +549,7 @@ class Client:
 
     def _advertised(self, connection: Connection) -> Optional[str]:
         """Return where other hosts reach the instance; None when its RPC is off."""
-        reported = _endpoint(connection)
-        return self._endpoint or reported if reported else None
+        return self._endpoint or connection.endpoint if connection.endpoint else None
 
     def _replicate(self, connection: Connection, ref: ObjectRef) -> int:
         return self._with_room(lambda: self._migration.replicate(connection, ref))
@@ -582,12 +589,6 @@ class Client:
 
 
 _NO_ENDPOINT_HINT = "Its reference names no host: if it was put on another one, turn vineyardd's RPC on there first."
-
-
-def _endpoint(connection: Connection) -> Optional[str]:
-    """Return the endpoint that the instance reports; one with its RPC off reports port 0."""
-    endpoint = connection.instance.rpc_endpoint
-    return None if not endpoint or endpoint.endswith(":0") else endpoint
 
 
 def _native() -> Type[NativeObject]:

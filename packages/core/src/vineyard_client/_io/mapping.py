@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Callable, Iterable, List, Sequence, Tuple, Uni
 if TYPE_CHECKING:
     import ctypes
 
-__all__ = ["map_private", "map_shared", "read_exact", "write_all"]
+__all__ = ["holds", "map_private", "map_shared", "read_exact", "write_all"]
 
 # MAP_NORESERVE: without it the kernel would set aside memory for a copy of every page that is never going to be written
 # (man 2 mmap).
@@ -37,6 +37,9 @@ _PRIVATE = mmap.MAP_PRIVATE | (0x4000 if os.uname().sysname == "Linux" else 0x40
 # The kernel takes 1024 pieces (IOV_MAX) and 2 GiB less a page in one call (man 2 writev, man 2 write).
 _MAX_PIECES = 1024
 _MAX_BYTES = 0x7FFFF000
+
+# Bytes that are compared at a time: they stay in the processor's cache.
+_COMPARED = 256 * 1024
 
 
 # A child that is forked while another thread imports a module waits for ever when it imports that module, too. So no
@@ -130,6 +133,23 @@ def read_exact(fd: int, offset: int, nbytes: int) -> bytearray:
             raise OSError(f"The store's memory ends {nbytes - done} bytes early.")
         done += count
     return data
+
+
+def holds(fd: int, offset: int, chunks: Iterable[Union[bytes, memoryview]]) -> bool:
+    """Tell whether a range of a file is the same, byte for byte, as chunks one behind the other.
+
+    Raises:
+        OSError: the file is shorter than that.
+    """
+    for batch in _batches(chunks):
+        for view in batch:
+            for begin in range(0, len(view), _COMPARED):
+                piece = view[begin : begin + _COMPARED]
+                # A bytearray compares with memcmp, two memoryviews would go byte by byte.
+                if read_exact(fd, offset, len(piece)) != piece:
+                    return False
+                offset += len(piece)
+    return True
 
 
 def write_all(fd: int, offset: int, chunks: Iterable[Union[bytes, memoryview]]) -> int:
