@@ -57,9 +57,12 @@ def test_several_tasks(ran: Any) -> None:
 
 
 def test_multiple_outputs(ran: Any, rows: Any) -> None:
-    """Each key is an XCom, and so is the whole."""
+    """Each key is an XCom, and so is the whole, which shares the memory of its large members."""
     assert succeeded(ran, "many", "outputs")
-    assert set(rows["many", "table", -1].value) == {"vineyard"}
+    table = rows["many", "table", -1].value["vineyard"]
+    parts = rows["many", "return_value", -1].value["vineyard"]["parts"]
+    assert {key: part["token"] for key, part in parts.items()} == {"table": table["token"]}
+    assert parts["table"]["id"] != table["id"]
     assert rows["many", "number", -1].value == 7
 
 

@@ -282,13 +282,13 @@ def test_no_embedded_server() -> None:
 @pytest.mark.parametrize(
     ("dialect", "expected"),
     [
-        ("postgresql", ["jsonb_extract_path_text(xcom.value, 'vineyard', 'token')", "IS NOT NULL"]),
-        ("mysql", ["json_unquote(json_extract(xcom.value, '$.vineyard.token'))", "IS NOT NULL"]),
+        ("postgresql", ["jsonb_extract_path_text(xcom.value, 'vineyard')", "IS NOT NULL"]),
+        ("mysql", ["json_unquote(json_extract(xcom.value, '$.vineyard'))", "IS NOT NULL"]),
     ],
 )
 @pytest.mark.skipif(not version_compat.is_airflow_3(), reason="the column is bytes")
 def test_the_database_picks_the_rows(dialect: str, expected: List[str]) -> None:
-    """Where the column is JSON that the database understands, only tokens are sent here."""
+    """Where the column is JSON that the database understands, only our rows are sent here."""
     from sqlalchemy.dialects import mysql, postgresql
     from sqlalchemy.orm import Session
 

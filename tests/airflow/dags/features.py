@@ -18,7 +18,7 @@ from generation import (
     task_group,
 )
 
-ROWS = 1000
+ROWS = 10_000
 
 
 @task

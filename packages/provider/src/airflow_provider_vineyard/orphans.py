@@ -28,7 +28,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, AbstractSet, Any, Callable, Dict, Iterable, Iterator, List, Optional, Set
+from typing import TYPE_CHECKING, AbstractSet, Any, Dict, Iterable, Iterator, List, Optional, Set
 
 from airflow_provider_vineyard import version_compat
 from airflow_provider_vineyard.clients import get_client_if_running
@@ -161,26 +161,24 @@ def _tokens_in_rows(session: Any) -> Iterator[str]:
     """Yield the tokens in the rows that look like ours; the database leaves out others where it can."""
     value = version_compat.xcom_model().value
     dialect = session.get_bind().dialect.name
-    read: Callable[[Any], Optional[str]] = str
+    read = _row
     if version_compat.is_airflow_3() and dialect in ("postgresql", "mysql"):
-        query = _by_path(session, value, dialect)
+        query, read = _by_path(session, value, dialect), _load
     else:
-        query, read = _by_beginning(session, value, dialect), _token
+        query = _by_beginning(session, value, dialect)
     for (found,) in query.yield_per(_PAGE):
-        token = read(found)
-        if token is not None:
-            yield token
+        yield from _tokens(read(found))
 
 
 def _by_path(session: Any, value: Any, dialect: str) -> Any:
-    """Return a query for the tokens in a column of JSON."""
+    """Return a query for what rows of ours hold, as texts, in a column of JSON."""
     from sqlalchemy import func
 
     if dialect == "postgresql":
-        token = func.jsonb_extract_path_text(value, ROW_KEY, "token")
+        held = func.jsonb_extract_path_text(value, ROW_KEY)
     else:
-        token = func.json_unquote(func.json_extract(value, f"$.{ROW_KEY}.token"))
-    return session.query(token).filter(token.isnot(None))
+        held = func.json_unquote(func.json_extract(value, f"$.{ROW_KEY}"))
+    return session.query(held).filter(held.isnot(None))
 
 
 def _by_beginning(session: Any, value: Any, dialect: str) -> Any:
@@ -203,14 +201,27 @@ def _by_beginning(session: Any, value: Any, dialect: str) -> Any:
     return query
 
 
-def _token(stored: object) -> Optional[str]:
-    """Return the token in an undecoded row, or None if it is another value."""
+def _row(stored: object) -> object:
+    """Return what an undecoded row holds, or None if it is another value."""
+    row = _load(stored)
+    return row[ROW_KEY] if isinstance(row, dict) and looks_like_row(row) else None
+
+
+def _load(stored: object) -> object:
     if not isinstance(stored, (bytes, str)):
         return None
     try:
-        row = json.loads(stored)
+        return json.loads(stored)
     except ValueError:
         return None
-    data = row[ROW_KEY] if looks_like_row(row) else None
-    token = data.get("token") if isinstance(data, dict) else None
-    return token if isinstance(token, str) else None
+
+
+def _tokens(held: object) -> Iterator[str]:
+    """Yield the tokens in what a row holds, its own and those of its parts; it may have been edited."""
+    if isinstance(held, dict):
+        token, parts = held.get("token"), held.get("parts")
+        if isinstance(token, str):
+            yield token
+        if isinstance(parts, dict):
+            for part in parts.values():
+                yield from _tokens({**part, "parts": None} if isinstance(part, dict) else None)

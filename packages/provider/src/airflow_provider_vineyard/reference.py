@@ -9,11 +9,12 @@
         "endpoint": "host:9600" or null,      where other hosts reach the instance that has it
         "type": "pandas.DataFrame",           what the value is
         "summary": "336776 rows × 19 …",      the same for people, at most 300 characters, never the value
-        "size": 80000704,                     bytes in vineyard
+        "size": 80000704,                     bytes in vineyard, those of its parts included
         "host": "worker-1",                   where it was put
         "created": "2026-11-22T11:09:00+00:00",
         "origin": {"dag_id": …, "run_id": …, "task_id": …, "map_index": …, "key": …},   as far as Airflow told us
-        "owned": true                         whether the row's end is the object's end
+        "owned": true,                        whether the row's end is the object's end
+        "parts": {"a": {"v": 1, "id": …}}     members of a dict that are objects of their own; often left out
     }}
 
 Invariants:
@@ -27,6 +28,8 @@ Invariants:
   file or a command.
 - ``owned`` is false when a task returned an ``ObjectRef``: the object was there before the row and stays when the row
   goes. Whoever put it deletes it.
+- The object of a dict with parts holds None in their place. They are owned as the object is. Each is core's
+  ``ObjectRef`` in its JSON form; ``members`` says when there are any.
 - The row is shown to people as it is, so reading it needs neither vineyard nor any data library.
 
 ``id``, ``token``, ``endpoint``, ``type``, ``size`` and ``v`` are core's ``ObjectRef`` in its JSON form.
@@ -35,13 +38,23 @@ Invariants:
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Dict, NamedTuple, Optional
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Dict, Mapping, NamedTuple, Optional
 
 if TYPE_CHECKING:
     from vineyard_client import ObjectInfo, ObjectRef
 
-__all__ = ["DEPLOYMENT_LABEL", "ROW_KEY", "Origin", "RowReference", "looks_like_bare_id", "looks_like_row"]
+__all__ = [
+    "DEPLOYMENT_LABEL",
+    "PARTS_LIMIT",
+    "ROW_KEY",
+    "Origin",
+    "RowReference",
+    "looks_like_bare_id",
+    "looks_like_row",
+]
 
 ROW_KEY = "vineyard"
 
@@ -53,6 +66,7 @@ _BARE_ID = re.compile(r"o[0-9a-f]{16}\Z")
 _SUMMARY_LIMIT = 300
 # Airflow's own limit for dag_id, run_id, task_id and key is 250 (512 for keys); names of hosts are at most 255.
 _TEXT_LIMIT = 1024
+PARTS_LIMIT = 32
 
 _REF_FIELDS = frozenset({"v", "id", "token", "endpoint", "type", "size"})
 _OWN_FIELDS = frozenset({"summary", "host", "created", "origin", "owned"})
@@ -129,7 +143,8 @@ class RowReference(NamedTuple):
         host: where it was put.
         created: when, as an ISO 8601 text in UTC.
         origin: which XCom the row was written for.
-        owned: whether the object ends with the row.
+        owned: whether the object ends with the row, and its parts.
+        parts: those members of a dict that are objects of their own.
     """
 
     ref: ObjectRef
@@ -138,6 +153,7 @@ class RowReference(NamedTuple):
     created: str
     origin: Origin
     owned: bool = True
+    parts: Mapping[str, ObjectRef] = MappingProxyType({})
 
     @classmethod
     def describe(cls, ref: ObjectRef, info: ObjectInfo, *, origin: Origin, owned: bool) -> RowReference:
@@ -149,24 +165,34 @@ class RowReference(NamedTuple):
             origin: the XCom that the row is for.
             owned: whether the object ends with the row.
         """
-        summary = info.summary
-        if len(summary) > _SUMMARY_LIMIT:
-            summary = summary[: _SUMMARY_LIMIT - 1] + "…"
         created = info.created.isoformat(timespec="seconds")
-        return cls(ref, summary, info.host, created, origin, owned)
+        return cls(ref, _cut(info.summary), info.host, created, origin, owned)
+
+    def with_parts(self, length: int, parts: Mapping[str, ObjectRef]) -> RowReference:
+        """Return the row for a dict some of whose members are objects of their own.
+
+        Args:
+            length: of the dict.
+            parts: those members.
+        """
+        named = ", ".join(f"{key} {part.type}" for key, part in parts.items())
+        summary = _cut(f"dict of {length} {'item' if length == 1 else 'items'}, with {named}")
+        size = self.ref.size + sum(part.size for part in parts.values())
+        return self._replace(ref=replace(self.ref, size=size), summary=summary, parts=parts)
 
     def to_json(self) -> Dict[str, Any]:
         """Return the row as a JSON object."""
-        return {
-            ROW_KEY: {
-                **self.ref.to_json(),
-                "summary": self.summary,
-                "host": self.host,
-                "created": self.created,
-                "origin": self.origin.to_json(),
-                "owned": self.owned,
-            }
+        fields = {
+            **self.ref.to_json(),
+            "summary": self.summary,
+            "host": self.host,
+            "created": self.created,
+            "origin": self.origin.to_json(),
+            "owned": self.owned,
         }
+        if self.parts:
+            fields["parts"] = {key: part.to_json() for key, part in self.parts.items()}
+        return {ROW_KEY: fields}
 
     @classmethod
     def parse(cls, row: object) -> RowReference:
@@ -176,8 +202,6 @@ class RowReference(NamedTuple):
             InvalidReference: this is no row, or a field is missing, unknown or of another kind.
             UnsupportedVersion: a later release wrote it.
         """
-        from vineyard_client import InvalidReference, ObjectRef
-
         if not looks_like_row(row):
             raise _invalid(f"it is not a JSON object with the one key {ROW_KEY!r}")
         assert isinstance(row, dict)
@@ -185,24 +209,41 @@ class RowReference(NamedTuple):
         if type(data) is not dict:
             raise _invalid(f"what it holds is a {type(data).__name__}, not a JSON object")
         # The version first: a later format may have other fields.
-        fields = {name: data[name] for name in _REF_FIELDS & data.keys()}
-        try:
-            ref = ObjectRef.from_json(fields)
-        except InvalidReference as error:
-            raise _invalid(error.what.rstrip(".")) from error
-        if data.keys() != _REF_FIELDS | _OWN_FIELDS:
-            wrong = ", ".join(sorted(repr(name)[:40] for name in data.keys() ^ (_REF_FIELDS | _OWN_FIELDS))[:10])
-            raise _invalid(f"these fields are missing or too many: {wrong}")
+        ref = _object_ref({name: data[name] for name in _REF_FIELDS & data.keys()})
+        if data.keys() - {"parts"} != _REF_FIELDS | _OWN_FIELDS:
+            wrong = (data.keys() - {"parts"}) ^ (_REF_FIELDS | _OWN_FIELDS)
+            named = ", ".join(sorted(repr(name)[:40] for name in wrong)[:10])
+            raise _invalid(f"these fields are missing or too many: {named}")
         _text(data["summary"], "summary")
         _text(data["host"], "host")
-        _text(data["type"], "type")
-        if data["endpoint"] is not None:
-            _text(data["endpoint"], "endpoint")
         _moment(data["created"])
         if type(data["owned"]) is not bool:
             raise _invalid("its field owned is neither true nor false")
         origin = Origin.parse(data["origin"])
-        return cls(ref, data["summary"], data["host"], data["created"], origin, data["owned"])
+        parts = data.get("parts", {})
+        if type(parts) is not dict or len(parts) > PARTS_LIMIT:
+            raise _invalid(f"its parts are not an object with at most {PARTS_LIMIT} references")
+        parts = {key: _object_ref(part) for key, part in parts.items()}
+        return cls(ref, data["summary"], data["host"], data["created"], origin, data["owned"], parts)
+
+
+def _cut(summary: str) -> str:
+    return summary if len(summary) <= _SUMMARY_LIMIT else summary[: _SUMMARY_LIMIT - 1] + "…"
+
+
+def _object_ref(data: object) -> ObjectRef:
+    from vineyard_client import InvalidReference, ObjectRef
+
+    if type(data) is not dict:
+        raise _invalid(f"one of its parts is a {type(data).__name__}, not a JSON object")
+    try:
+        ref = ObjectRef.from_json(data)
+    except InvalidReference as error:
+        raise _invalid(error.what.rstrip(".")) from error
+    _text(ref.type, "type")
+    if ref.endpoint is not None:
+        _text(ref.endpoint, "endpoint")
+    return ref
 
 
 def _text(value: object, name: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Dict, Iterable, Mapping, NamedTuple, Tuple
+from typing import TYPE_CHECKING, Dict, Iterable, Mapping, NamedTuple, Set, Tuple
 
 from airflow_provider_vineyard import version_compat
 from airflow_provider_vineyard._version import __version__
@@ -83,14 +83,18 @@ def not_running(settings: Settings) -> Tuple[str, str]:
 def _shares(infos: Iterable[ObjectInfo], deployment: str) -> Tuple[Dict[str, Share], Share]:
     xcoms: Dict[str, Share] = defaultdict(lambda: Share(0, 0))
     others = Share(0, 0)
+    counted: Set[str] = set()
     for info in infos:
+        # Objects with one token share their memory.
+        size = 0 if info.ref.token in counted else info.size
+        counted.add(info.ref.token)
         if info.labels.get(DEPLOYMENT_LABEL) == deployment:
             dag_id = info.labels.get("dag_id", "")
-            xcoms[dag_id] = _plus(xcoms[dag_id], info)
+            xcoms[dag_id] = _plus(xcoms[dag_id], size)
         else:
-            others = _plus(others, info)
+            others = _plus(others, size)
     return dict(sorted(xcoms.items())), others
 
 
-def _plus(share: Share, info: ObjectInfo) -> Share:
-    return Share(share.objects + 1, share.bytes + info.size)
+def _plus(share: Share, size: int) -> Share:
+    return Share(share.objects + 1, share.bytes + size)

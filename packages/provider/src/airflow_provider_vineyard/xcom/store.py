@@ -16,9 +16,10 @@ from weakref import WeakKeyDictionary
 from airflow_provider_vineyard.clients import get_client, require_core
 from airflow_provider_vineyard.reference import DEPLOYMENT_LABEL, Origin, RowReference
 from airflow_provider_vineyard.settings import Settings, get_settings
+from airflow_provider_vineyard.xcom import members
 
 if TYPE_CHECKING:
-    from vineyard_client import Client, VineyardError
+    from vineyard_client import Client, ObjectRef, VineyardError
 
 __all__ = ["free", "get", "get_bare", "put"]
 
@@ -44,24 +45,42 @@ def put(value: object, origin: Origin) -> Dict[str, Any]:
     try:
         client = get_client(settings)
         if isinstance(value, ObjectRef):
-            owned, ref = False, value
+            row = RowReference.describe(value, client.info(value), origin=origin, owned=False)
         else:
-            owned = True
-            labels = {**origin.labels(), DEPLOYMENT_LABEL: settings.deployment}
-            ref = client.put(value, labels=labels, persist=settings.persist)
-        row = RowReference.describe(ref, client.info(ref), origin=origin, owned=owned)
+            row = _put(client, value, origin, settings)
     except VineyardError as error:
         raise _explained(error, f"{origin} cannot be stored", _put_hint(error, settings)) from error
     log.info(
         "put %s: %s, %d B, %s %s, %.1f ms",
         origin,
-        ref.type,
-        ref.size,
-        "in the local vineyard as" if owned else "passed on by reference,",
-        ref.id,
+        row.ref.type,
+        row.ref.size,
+        "in the local vineyard as" if row.owned else "passed on by reference,",
+        row.ref.id,
         (time.perf_counter() - started) * 1000,
     )
     return row.to_json()
+
+
+def _put(client: Client, value: Any, origin: Origin, settings: Settings) -> RowReference:
+    options: Dict[str, Any] = {
+        "labels": {**origin.labels(), DEPLOYMENT_LABEL: settings.deployment},
+        "persist": settings.persist,
+    }
+    parts: Dict[str, ObjectRef] = {}
+    try:
+        for key, ref in members.pushed(value, origin).items():
+            parts[key] = client.put(value[key], same_as=ref, **options)
+        ref = client.put({**value, **dict.fromkeys(parts)} if parts else value, **options)
+    except BaseException:
+        for part in parts.values():
+            client.delete(part)
+        raise
+    row = RowReference.describe(ref, client.info(ref), origin=origin, owned=True)
+    if parts:
+        return row.with_parts(len(value), parts)
+    members.remember(origin, ref)
+    return row
 
 
 def get(row: object) -> Any:
@@ -73,7 +92,7 @@ def get(row: object) -> Any:
         VineyardError: the server cannot be reached or started, or refused.
     """
     require_core()
-    from vineyard_client import VineyardError
+    from vineyard_client import InvalidReference, VineyardError
 
     settings = get_settings()
     reference = RowReference.parse(row)
@@ -81,7 +100,11 @@ def get(row: object) -> Any:
     try:
         client = get_client(settings)
         place = _place(client, reference)
-        value = client.get(reference.ref)
+        value: Any = client.get(reference.ref)
+        if not isinstance(value, dict) and reference.parts:
+            raise InvalidReference(f"{reference.ref.id} is no dict, and has no parts.", "The row was edited.")
+        for key, part in reference.parts.items():
+            value[key] = client.get(part)
     except VineyardError as error:
         put = f"{reference.ref.type}, put on {reference.host} at {reference.created}"
         what = f"{reference.origin} ({put}) cannot be read"
@@ -142,8 +165,9 @@ def free(row: object) -> None:
         if not reference.owned:
             log.debug("%s was passed on by reference, its object stays: %s", reference.origin, reference.ref.id)
             return
-        deleted = get_client(get_settings(), start=False).delete(reference.ref)
-        log.info("%s %s: %s", "freed" if deleted else "already gone:", reference.origin, reference.ref.id)
+        client = get_client(get_settings(), start=False)
+        deleted = [client.delete(ref) for ref in (reference.ref, *reference.parts.values())]
+        log.info("%s %s: %s", "freed" if any(deleted) else "already gone:", reference.origin, reference.ref.id)
     except Exception as error:
         log.warning(
             "An old XCom could not be freed and may still take room in vineyard, until gc --orphans runs there: %s",
