@@ -235,7 +235,10 @@ def _reduce(writer: Writer, value: Any) -> Tuple[Any, ...]:
         raise _unknown(cls)
     kind = NAMES[name][0]
     if kind == "index":
-        return MAKE, ("pandas.index", name, dict(parts[0]))
+        content = dict(parts[0])
+        if name == "IntervalIndex":
+            content["closed"] = value.closed  # pandas 1.1 leaves it out
+        return MAKE, ("pandas.index", name, content)
     if kind == "call":
         if state is not None:
             raise _unknown(cls)
