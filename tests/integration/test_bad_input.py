@@ -6,6 +6,7 @@ step.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
 from pathlib import Path
@@ -20,8 +21,8 @@ import vineyard_client as vc
 from vineyard_client._connection import Connection
 from vineyard_client._io.deadline import Deadline
 from vineyard_client._io.unix import UnixStream
-from vineyard_client._wire.messages import GetBuffers
-from vineyard_client.ids import parse_id
+from vineyard_client._wire.messages import CreateData, GetBuffers, GetData
+from vineyard_client.ids import format_id, parse_id
 
 pytestmark = pytest.mark.integration
 
@@ -45,6 +46,12 @@ def test_no_server(tmp_path: Path) -> None:
             connect()
         check(caught.value, path, "start vineyardd there (vineyard-client serve), or correct the path")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_path_object(server: vc.EmbeddedServer) -> None:
+    """A socket may be given as any kind of path."""
+    with vc.connect(Path(server.socket)) as client, vc.Client(Path(server.socket)) as other:
+        assert client.socket == other.socket == server.socket
 
 
 def test_no_own_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,6 +263,22 @@ def test_a_corrupted_blob(client: vc.Client, blob: Any, value: Any, position: in
     check(caught.value, "damaged", "run again")
     assert client.get(client.put(value)) == value
     assert client.delete(ref) is True
+
+
+def test_damaged_metadata_can_be_deleted(client: vc.Client) -> None:
+    """Nobody can read the object, so whoever has its reference gets rid of it."""
+    before = client.status().memory_used
+    ref = client.put(bytearray(200_000))
+    connection = client._connection()
+    tree = connection.call(GetData([parse_id(ref.id)]))[parse_id(ref.id)]
+    number = connection.call(CreateData({**tree, "created": "never"}))
+    client.delete(ref)
+    damaged = dataclasses.replace(ref, id=format_id(number))
+    with pytest.raises(vc.ObjectCorrupted, match="Delete it"):
+        client.get(damaged)
+    assert client.delete(damaged)
+    assert not client.delete(damaged)
+    assert client.status().memory_used == before
 
 
 def test_another_value_in_the_place(client: vc.Client, blob: Any) -> None:

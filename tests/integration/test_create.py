@@ -157,6 +157,19 @@ def test_full() -> None:
         assert used(client) == 0
 
 
+def test_full_of_what_nobody_needs() -> None:
+    """As for ``put``, room is made first."""
+    with vc.EmbeddedServer("4Mi") as server, vc.connect(server.socket) as client:
+        first = client.put(bytearray(2 << 20))
+        view = client.get(first)
+        client.delete(first)
+        del view
+        with client.create(3 << 20) as draft:
+            pass
+        assert draft.ref is not None
+        assert client.info(draft.ref).size > 3 << 20
+
+
 def test_while_it_is_made(client: vc.Client) -> None:
     """Others see that a draft is not complete, and do not collect it."""
     with client.create(SIZE):

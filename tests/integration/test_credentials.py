@@ -16,6 +16,7 @@ import pytest
 from vineyard_testing import until
 
 import vineyard_client as vc
+from vineyard_client import cli
 from vineyard_client.server import server_command
 
 pytestmark = pytest.mark.integration
@@ -103,7 +104,18 @@ def test_none(locked: Locked) -> None:
     """Without credentials the error says that the server asks for some, and how to give them."""
     error = locked.refusal()
     assert error.what == f"vineyardd at {locked.socket} asks for a user name and password."
-    assert error.hint == "Give connect() its username and password."
+    assert error.hint == "Give connect() its username and password, or set VINEYARD_USERNAME and VINEYARD_PASSWORD."
+
+
+def test_from_the_environment(locked: Locked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs that cannot pass them on, and the command line, have them from the environment; arguments come first."""
+    monkeypatch.setenv("VINEYARD_USERNAME", "alice")
+    monkeypatch.setenv("VINEYARD_PASSWORD", "sécret")
+    with vc.connect(locked.socket) as client:
+        client.delete(client.put(1))
+    assert cli.main(["status", "--socket", locked.socket]) == 0
+    assert "refused the user 'bob'" in locked.refusal(username="bob", password="x").what
+    assert cli.main(["stop", "--socket", locked.socket]) == 0
 
 
 @pytest.mark.parametrize("login", [("alice", "wrong"), ("alice", ""), ("bob", "sécret"), ("-n", "x")])

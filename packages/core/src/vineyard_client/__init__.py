@@ -15,7 +15,7 @@ interface; everything in a module with a leading underscore may change.
 from __future__ import annotations
 
 from ._version import __version__
-from .client import Client, Draft
+from .client import Client
 from .collect import Collectable
 from .exceptions import (
     ConnectionFailed,
@@ -32,7 +32,7 @@ from .exceptions import (
     UnsupportedVersion,
     VineyardError,
 )
-from .reference import ObjectInfo, ObjectRef, StoreStatus
+from .reference import Draft, ObjectInfo, ObjectRef, StoreStatus
 from .server import EmbeddedServer, connect, ensure_server, stop_server
 
 __all__ = [

@@ -45,7 +45,7 @@ from ._wire.messages import (
     Seal,
 )
 from ._wire.status import CODE_NOT_SEALED
-from .exceptions import ObjectNotFound, ServerError, StoreFull, VineyardError
+from .exceptions import ObjectCorrupted, ObjectNotFound, ServerError, StoreFull, VineyardError
 from .ids import format_id
 from .meta import GUARD_SIZE, INLINE_LIMIT, TOMBSTONE, VALUE, ValueMeta
 
@@ -318,7 +318,9 @@ def delete_object(connection: Connection, number: int, token: Optional[str]) -> 
         meta = find_object(connection, number, token)
     except ObjectNotFound:
         return False
-    if meta.content is not None:
+    except ObjectCorrupted:  # nobody can read it, so there is nobody to mind
+        meta = None
+    if meta is None or meta.content is not None:
         connection.call(DeleteData([number]))
         return True
     tombstone, trees = connection.call_all(CreateData(meta.tree(TOMBSTONE)), GetData([number]))

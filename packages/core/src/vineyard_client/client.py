@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Callable, Iterator, List, Mapping, Optional, Sequence, Type, TypeVar, Union
@@ -27,12 +27,12 @@ from .exceptions import ConnectionFailed, ObjectCorrupted, ObjectNotFound, Store
 from .ids import format_id, parse_id
 from .meta import TOMBSTONE, VALUE, ValueMeta, check_labels
 from .migration import Migration
-from .reference import ObjectInfo, ObjectRef, StoreStatus
+from .reference import Draft, ObjectInfo, ObjectRef, StoreStatus
 
 if TYPE_CHECKING:
     from .native import NativeObject
 
-__all__ = ["DEFAULT_TIMEOUT", "Client", "Draft"]
+__all__ = ["DEFAULT_TIMEOUT", "Client"]
 
 log = logging.getLogger("vineyard_client.client")
 
@@ -44,19 +44,6 @@ Stored = TypeVar("Stored")
 
 class _NotInPlace(Exception):
     """A draft does not lie in the store's memory when it is done."""
-
-
-class Draft:
-    """A value that is being made in the store's memory; see ``Client.create``.
-
-    Attributes:
-        value: the value, to be filled.
-        ref: the reference to it; set when the block has ended.
-    """
-
-    def __init__(self, value: object) -> None:
-        self.value = value
-        self.ref: Optional[ObjectRef] = None
 
 
 class Client:
@@ -85,7 +72,7 @@ class Client:
 
     def __init__(
         self,
-        socket: str,
+        socket: Union[str, os.PathLike[str]],
         *,
         timeout: Optional[float] = DEFAULT_TIMEOUT,
         username: str = "",
@@ -94,13 +81,13 @@ class Client:
         endpoint: Optional[str] = None,
         starter: Optional[Callable[[str], None]] = None,
     ) -> None:
-        self.socket = socket
+        self.socket = os.fspath(socket)
         self._timeout = timeout
         self._credentials = {"username": username, "password": password}
         self._allowed_classes = tuple(allowed_classes)
         self._endpoint = endpoint
         self._starter = starter
-        self._migration = Migration(socket, timeout=timeout, username=username, password=password)
+        self._migration = Migration(self.socket, timeout=timeout, username=username, password=password)
         self._closed = False
         self._connections = PerProcess()
         self._connection()
@@ -202,7 +189,12 @@ class Client:
             connection = self._connection()
             meta = self._meta(connection, encoded, token, labels)
             with suppress(_NotInPlace):
-                with _objects.open_draft(connection, meta, encoded.chunks, encoded.buffers_at) as (number, envelope):
+                with ExitStack() as stack:
+                    number, envelope = self._with_room(
+                        lambda: stack.enter_context(
+                            _objects.open_draft(connection, meta, encoded.chunks, encoded.buffers_at)
+                        )
+                    )
                     draft = Draft(_codec.decode(envelope, token=token, allowed_classes=patterns))
                     yield draft
                     filled = _codec.encode(draft.value, token=token, allowed_classes=patterns)

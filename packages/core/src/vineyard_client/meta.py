@@ -154,7 +154,7 @@ class ValueMeta:
         except _DAMAGE as error:
             raise ObjectCorrupted(
                 f"The metadata of the object {tree.get('id')} cannot be read: {type(error).__name__} {error}.",
-                "Delete it (vineyard-client list shows it) and put the value again.",
+                "Delete it (with the reference that put returned) and put the value again.",
             ) from error
         return meta
 

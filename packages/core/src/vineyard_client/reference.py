@@ -18,7 +18,7 @@ from typing import Any, Dict, Mapping, Optional, Tuple
 from .exceptions import InvalidReference, UnsupportedVersion
 from .ids import is_token, parse_id
 
-__all__ = ["ObjectInfo", "ObjectRef", "StoreStatus"]
+__all__ = ["Draft", "ObjectInfo", "ObjectRef", "StoreStatus"]
 
 _VERSION = 1
 _FIELDS = {"v", "id", "token", "endpoint", "type", "size"}
@@ -152,3 +152,16 @@ class StoreStatus:
     memory_used: int
     memory_limit: int
     connections: int
+
+
+class Draft:
+    """A value that is being made in the store's memory; see ``Client.create``.
+
+    Attributes:
+        value: the value, to be filled.
+        ref: the reference to it; set when the block has ended.
+    """
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+        self.ref: Optional[ObjectRef] = None

@@ -165,7 +165,14 @@ def server_environment() -> Dict[str, str]:
 
 
 def _open(socket: str, timeout: float) -> Connection:
-    return Connection(UnixStream.connect(socket, Deadline(timeout)), timeout=timeout)
+    return Connection(UnixStream.connect(socket, Deadline(timeout)), timeout=timeout, **_credentials())
+
+
+def _credentials(username: str = "", password: str = "") -> Dict[str, str]:
+    """Return the user name and password that were given, else those in the environment."""
+    if not username:
+        username, password = os.environ.get("VINEYARD_USERNAME", ""), os.environ.get("VINEYARD_PASSWORD", "")
+    return {"username": username, "password": password}
 
 
 def _listens(socket: str) -> bool:
@@ -375,7 +382,7 @@ def stop_server(socket: str, *, timeout: float = STOP_TIMEOUT) -> int:
     """
     stream = UnixStream.connect(socket, Deadline(DEFAULT_TIMEOUT))
     pid = stream.peer_pid
-    Connection(stream, timeout=DEFAULT_TIMEOUT).close()
+    Connection(stream, timeout=DEFAULT_TIMEOUT, **_credentials()).close()
     if pid <= 0:
         raise ConnectionFailed(
             f"vineyardd at {socket} runs where this process cannot see it.", "End it in its own container or host."
@@ -491,7 +498,7 @@ class EmbeddedServer:
 
 
 def connect(
-    socket: Optional[str] = None,
+    socket: Union[str, os.PathLike[str], None] = None,
     *,
     timeout: Optional[float] = DEFAULT_TIMEOUT,
     username: str = "",
@@ -510,7 +517,8 @@ def connect(
     Args:
         socket: path of the IPC socket.
         timeout: seconds that each exchange with the server may take; None is for ever.
-        username: for a server started with ``--htpasswd``.
+        username: for a server started with ``--htpasswd``; else both are those in the environment,
+            ``VINEYARD_USERNAME`` and ``VINEYARD_PASSWORD``.
         password: likewise.
         allowed_classes: patterns of classes that values may hold; see ``Client``.
         endpoint: ``host:port`` under which other hosts reach this one's instance; see ``Client``.
@@ -524,14 +532,13 @@ def connect(
         ProtocolError: what listens there is not vineyardd.
         UnsupportedVersion: the server is too old.
     """
-    path = socket or os.environ.get("VINEYARD_IPC_SOCKET")
+    path = os.fspath(socket or os.environ.get("VINEYARD_IPC_SOCKET") or "")
     if autostart is None:
         autostart = not path
     return Client(
         path or default_socket(),
         timeout=timeout,
-        username=username,
-        password=password,
+        **_credentials(username, password),
         allowed_classes=allowed_classes,
         endpoint=endpoint,
         starter=partial(ensure_server, size=size, reserve_memory=reserve_memory) if autostart else None,
