@@ -1,4 +1,4 @@
-"""The package holds no assets yet: it must install, say its version, and need nothing."""
+"""The package: its version, and that it needs nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Deployment assets for Airflow with vineyard as its XCom backend; see the README for what is there so far."""
+"""Deployment assets for Airflow with vineyard as its XCom backend, and the command that shows and writes them."""
 
 from __future__ import annotations
 
