@@ -115,7 +115,8 @@ def _gc(arguments: argparse.Namespace) -> None:
     rows = [[a.info.ref.id, _bytes(a.info.size), a.reason, a.info.type, a.info.summary] for a in freed]
     if rows:
         _print_table([["ID", "SIZE", "REASON", "TYPE", "SUMMARY"], *rows])
-    total = _bytes(sum(action.info.size for action in freed))
+    # Objects with one token share their memory.
+    total = _bytes(sum({action.info.ref.token: action.info.size for action in freed}.values()))
     print(f"{'Would free' if arguments.dry_run else 'Freed'} {len(freed)} objects, {total}.")
 
 

@@ -131,7 +131,8 @@ def _gc(arguments: argparse.Namespace) -> int:
         grace=DEFAULT_GRACE if arguments.grace is None else arguments.grace,
         dry_run=arguments.dry_run,
     )
-    total = sum(found.info.size for found in freed)
+    # Objects with one token share their memory.
+    total = sum({found.info.ref.token: found.info.size for found in freed}.values())
     if arguments.json:
         rows = [_as_json(found) for found in freed]
         _print_json({"dry_run": arguments.dry_run, "objects": len(freed), "bytes": total, "freed": rows})
