@@ -418,8 +418,8 @@ def build_all(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Build the documentation site into site/, and test that what the pages say is so."""
     install_lock(session, "docs")
-    # The theme would tell each time that it has a successor.
-    session.run("mkdocs", "build", "--strict", "--quiet", env={"NO_MKDOCS_2_WARNING": "1"})
+    # Not --quiet, which hides warnings from --strict as well. The theme would tell each time that it has a successor.
+    session.run("mkdocs", "build", "--strict", env={"NO_MKDOCS_2_WARNING": "1"})
     paths = session.posargs or [f"tests/docs/test_{subject}.py" for subject in ("pages", "python", "migrating")]
     session.run(str(airflow_bin(session) / "python"), "-m", "pytest", *paths, external=True)
 

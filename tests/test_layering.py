@@ -7,6 +7,7 @@ each layer knows only those above it; what costs time or may be missing is impor
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from pathlib import Path
 from typing import Dict, Iterator, List, NamedTuple, Set, Tuple
@@ -116,6 +117,14 @@ def core_parts(found: Import) -> Set[str]:
 
 CORE_FILES = sources(CORE)
 core_files = pytest.mark.parametrize("path", CORE_FILES, ids=[str(path.relative_to(CORE)) for path in CORE_FILES])
+
+
+def test_the_page_shows_these_layers() -> None:
+    """The table in docs/architecture.md has the layers above, in their order."""
+    text = (PACKAGES.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = text.partition("## Core, by layer")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert [set(re.findall(r"`(\w+)`", row)) for row in rows] == LAYERS
 
 
 def test_every_module_has_a_layer() -> None:
