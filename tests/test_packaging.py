@@ -5,6 +5,7 @@ from __future__ import annotations
 import email
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -84,6 +85,18 @@ def test_one_release_number() -> None:
     assert len(versions) == 1
     requirements = metadata("airflow-provider-vineyard").get_all("Requires-Dist", [])
     assert f"vineyard-client[server]~={versions.pop()}" in requirements
+
+
+def test_one_command_changes_the_number(tmp_path: Path) -> None:
+    """``.ci/bump.py`` writes it wherever it stands: afterwards the old one stands nowhere."""
+    old, new = metadata("vineyard-client")["Version"], "7.8.9rc1"
+    shutil.copytree(ROOT / "packages", tmp_path / "packages")
+    bump = [sys.executable, str(ROOT / ".ci" / "bump.py"), new, str(tmp_path)]
+    done = subprocess.run(bump, stdout=subprocess.PIPE, text=True, check=True)
+    where = [*tmp_path.rglob("_version.py"), *tmp_path.rglob("pyproject.toml")]
+    texts = {str(path.relative_to(tmp_path)): path.read_text(encoding="utf-8") for path in where}
+    assert {path for path, text in texts.items() if new in text} == set(done.stdout.split())
+    assert not [path for path, text in texts.items() if old in text]
 
 
 def test_requirements() -> None:
