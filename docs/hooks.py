@@ -76,6 +76,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return "".join(parts)
 
 
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Leave out the mark with which docstrings introduce code: Markdown knows it by its indentation."""
+    return html.replace("<p>::</p>", "")
+
+
 def _place(uri: str) -> str:
     """Return where in the repository a page lies."""
     return PLACES.get(uri, f"docs/{uri}")
@@ -116,13 +121,9 @@ def _option(section: str, name: str, option: Dict[str, Any]) -> str:
 
 {option["description"]}
 
-| | |
-|---|---|
-| type | {option["type"]} |
-| default | {default} |
-| example | `{option["example"]}` |
-| in the environment | `AIRFLOW__{section.upper()}__{name.upper()}` |
-| since | {option["version_added"]} |
+- type: {option["type"]}, default: {default}, since {option["version_added"]}
+- example: `{option["example"]}`
+- in the environment: `AIRFLOW__{section.upper()}__{name.upper()}`
 """
 
 
