@@ -1,8 +1,9 @@
 """What MkDocs calls while it builds the site: pages from elsewhere in the repository, and the generated reference.
 
-READMEs and the like are pages of the site at the place that they have in the repository, so nothing is written twice.
-All Markdown in the repository links as the repository's folders are, which works wherever it is shown; here such a link
-is turned into one within the site. A file that is linked to and is no page (an example, the license) is copied.
+Whatever a page links to is part of the site, at the place that it has in the repository: READMEs and the like as pages,
+so that nothing is written twice, other files (an example, the license) as they are. The repository's README is the home
+page, and where all links begin. Markdown in the repository links as its folders are, which works wherever it is shown;
+here such a link is turned into one within the site.
 
 Whatever a link names has to exist: the build is strict, and a target that is unknown here is left for it to complain.
 """
@@ -17,28 +18,13 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, Match
 
 from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
+from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Pages that do not lie in docs/: their place in the repository, and in the site.
-MOUNTED = {
-    "README.md": "index.md",
-    **{
-        path: path
-        for path in (
-            "CHANGELOG.md",
-            "CONTRIBUTING.md",
-            "examples/README.md",
-            "packages/core/README.md",
-            "packages/deploy/README.md",
-            "packages/provider/README.md",
-            "tests/two_hosts/README.md",
-        )
-    },
-}
-PLACES = {uri: path for path, uri in MOUNTED.items()}
+# The home page, in the repository and in the site.
+_README, _HOME = "README.md", "index.md"
 
 _FENCE = re.compile(r"^(```.*?^```$)", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"(\]\()(?![a-z]+:|#|/)([^)#\s]+)((?:#[^)\s]*)?\))")
@@ -49,13 +35,19 @@ _RESULTS = "<!-- results -->"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages from elsewhere, and what any page links to that is no page."""
-    for path, uri in MOUNTED.items():
-        files.append(File.generated(config, uri, abs_src_path=str(ROOT / path)))
-    for file in [file for file in files if file.is_documentation_page()]:
-        for target in _targets(_place(file.src_uri), Path(str(file.abs_src_path)).read_text(encoding="utf-8")):
-            if _uri(target) == target and (ROOT / target).is_file() and target not in files.src_uris:
-                files.append(File.generated(config, target, abs_src_path=str(ROOT / target)))
+    """Add what pages link to and does not lie in docs/, and what that links to."""
+    files.append(File.generated(config, _HOME, abs_src_path=str(ROOT / _README)))
+    unread = [file for file in files if file.is_documentation_page()]
+    while unread:
+        page = unread.pop()
+        for target in _targets(_place(page.src_uri), Path(str(page.abs_src_path)).read_text(encoding="utf-8")):
+            if _uri(target) not in files.src_uris and (ROOT / target).is_file():
+                # The menu names those pages that belong into it.
+                path, level = str(ROOT / target), InclusionLevel.NOT_IN_NAV
+                file = File.generated(config, _uri(target), abs_src_path=path, inclusion=level)
+                files.append(file)
+                if file.is_documentation_page():
+                    unread.append(file)
     return files
 
 
@@ -83,7 +75,9 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
 
 def _place(uri: str) -> str:
     """Return where in the repository a page lies."""
-    return PLACES.get(uri, f"docs/{uri}")
+    if uri == _HOME:
+        return _README
+    return f"docs/{uri}" if (ROOT / "docs" / uri).exists() else uri
 
 
 def _resolve(place: str, target: str) -> str:
@@ -96,7 +90,7 @@ def _uri(path: str) -> str:
     """Return the place in the site of a file of the repository."""
     if path.startswith("docs/"):
         return path[len("docs/") :]
-    return MOUNTED.get(path, path)
+    return _HOME if path == _README else path
 
 
 def _targets(place: str, markdown: str) -> Iterator[str]:
