@@ -119,12 +119,24 @@ CORE_FILES = sources(CORE)
 core_files = pytest.mark.parametrize("path", CORE_FILES, ids=[str(path.relative_to(CORE)) for path in CORE_FILES])
 
 
-def test_the_page_shows_these_layers() -> None:
-    """The table in docs/architecture.md has the layers above, in their order."""
+def rows_on_the_page(heading: str) -> List[Set[str]]:
+    """Return the names in the first column of a table in docs/architecture.md."""
     text = (PACKAGES.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
-    table = text.partition("## Core, by layer")[2].partition("\n## ")[0]
+    table = text.partition(f"## {heading}\n")[2].partition("\n## ")[0]
     rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
-    assert [set(re.findall(r"`(\w+)`", row)) for row in rows] == LAYERS
+    return [set(re.findall(r"`(\w+)`", row)) for row in rows]
+
+
+def test_the_page_shows_these_layers() -> None:
+    """The table of core's layers has those above, in their order."""
+    assert rows_on_the_page("Core, by layer") == LAYERS
+
+
+def test_the_page_shows_the_provider() -> None:
+    """The table of the provider's modules has each of them, and no other."""
+    folder = PROVIDER / "airflow_provider_vineyard"
+    parts = {path.relative_to(folder).parts[0].replace(".py", "") for path in sources(folder)}
+    assert set().union(*rows_on_the_page("The provider")) == parts - {"__init__", "_version"}
 
 
 def test_every_module_has_a_layer() -> None:
