@@ -466,8 +466,9 @@ def _not_let_in(peer: str, username: str, refusal: ConnectionFailed) -> Optional
     elif "Incorrect username" not in refusal.what:
         return None
     elif not username:
-        what, hint = "asks for a user name and password.", (
-            "Give connect() its username and password, or set VINEYARD_USERNAME and VINEYARD_PASSWORD."
+        what, hint = (
+            "asks for a user name and password.",
+            ("Give connect() its username and password, or set VINEYARD_USERNAME and VINEYARD_PASSWORD."),
         )
     else:
         what, hint = (

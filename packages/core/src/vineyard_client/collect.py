@@ -12,9 +12,8 @@ All but the last are garbage whatever the caller wants; the last only happens wh
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Iterable, List, Mapping, Optional
+from typing import Iterable, List, Mapping, NamedTuple, Optional
 
 from .reference import ObjectInfo
 
@@ -26,8 +25,7 @@ ORIGINAL_GONE = "original gone"
 EXPIRED = "expired"
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(NamedTuple):
     """An object as it was found.
 
     Attributes:
@@ -44,8 +42,7 @@ class Candidate:
     original_gone: bool = False
 
 
-@dataclass(frozen=True)
-class Collectable:
+class Collectable(NamedTuple):
     """An object to be freed.
 
     Attributes:

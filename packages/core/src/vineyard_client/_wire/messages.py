@@ -8,13 +8,12 @@ Replies to ``CreateBuffer`` and ``GetBuffers`` may be followed by file descripto
 from the raw reply, and it must be asked for every reply, even one that is an error or is not understood: an fd that is
 not received puts the stream out of step for good.
 
-Requests have no more than an ``__init__``: whatever else a dataclass makes costs every import a third of a millisecond.
+There are no dataclasses here: making one takes half a millisecond, and every import of the package would wait for all.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar, Dict, Generic, List, Mapping, Optional, Sequence, Tuple, TypeVar
+from typing import Any, ClassVar, Dict, Generic, List, Mapping, NamedTuple, Optional, Sequence, Tuple, TypeVar
 
 from ..exceptions import InvalidReference, ProtocolError
 from ..ids import format_id, parse_id
@@ -119,8 +118,7 @@ def parse_reply(request: Request[Reply], reply: Message) -> Reply:
     return request.parse(reply)
 
 
-@dataclass(frozen=True)
-class Payload:
+class Payload(NamedTuple):
     """Where a blob lies: bytes ``offset`` to ``offset + size`` of the memory behind the server's fd ``store_fd``."""
 
     blob: int
@@ -141,8 +139,7 @@ class Payload:
         return cls(_size(tree, "object_id") if blob is None else blob, store_fd, offset, size, map_size)
 
 
-@dataclass(frozen=True)
-class InstanceReply:
+class InstanceReply(NamedTuple):
     """What a server says of itself when a client registers."""
 
     version: str
@@ -151,14 +148,15 @@ class InstanceReply:
     rpc_endpoint: str
 
 
-@dataclass(repr=False, eq=False)
 class Register(Request[InstanceReply]):
     """Open the conversation; everything else is refused before."""
 
-    username: str = ""
-    password: str = ""
     type: ClassVar[str] = "register_request"
     reply_type: ClassVar[str] = "register_reply"
+
+    def __init__(self, username: str = "", password: str = "") -> None:
+        self.username = username
+        self.password = password
 
     def fields(self) -> Message:
         """Return the wire fields; the default ("normal") store has number 1, the root session 0."""
@@ -175,21 +173,21 @@ class Register(Request[InstanceReply]):
         )
 
 
-@dataclass(frozen=True)
-class BufferReply:
+class BufferReply(NamedTuple):
     """A blob that was just created."""
 
     id: int
     payload: Payload
 
 
-@dataclass(repr=False, eq=False)
 class CreateBuffer(Request[BufferReply]):
     """Allocate an unsealed blob of ``size`` bytes; size 0 gives the server's one empty blob."""
 
-    size: int
     type: ClassVar[str] = "create_buffer_request"
     reply_type: ClassVar[str] = "create_buffer_reply"
+
+    def __init__(self, size: int) -> None:
+        self.size = size
 
     def fields(self) -> Message:
         """Return the wire fields."""
@@ -201,39 +199,42 @@ class CreateBuffer(Request[BufferReply]):
         return BufferReply(number, Payload.read(reply.get("created"), number))
 
 
-@dataclass(repr=False, eq=False)
 class Seal(_Acknowledged):
     """Make a blob immutable and readable; the connection keeps it in use until it releases it."""
 
-    blob: int
     type: ClassVar[str] = "seal_request"
     reply_type: ClassVar[str] = "seal_reply"
+
+    def __init__(self, blob: int) -> None:
+        self.blob = blob
 
     def fields(self) -> Message:
         """Return the wire fields."""
         return {"object_id": self.blob}
 
 
-@dataclass(repr=False, eq=False)
 class DropBuffer(_Acknowledged):
     """Free a blob that no metadata names."""
 
-    blob: int
     type: ClassVar[str] = "drop_buffer_request"
     reply_type: ClassVar[str] = "drop_buffer_reply"
+
+    def __init__(self, blob: int) -> None:
+        self.blob = blob
 
     def fields(self) -> Message:
         """Return the wire fields."""
         return {"id": self.blob}
 
 
-@dataclass(repr=False, eq=False)
 class GetBuffers(Request[List[Payload]]):
     """Find blobs and mark them in use by this connection; a blob that is gone is left out of the reply."""
 
-    blobs: Sequence[int]
     type: ClassVar[str] = "get_buffers_request"
     reply_type: ClassVar[str] = "get_buffers_reply"
+
+    def __init__(self, blobs: Sequence[int]) -> None:
+        self.blobs = blobs
 
     def fields(self) -> Message:
         """Return the wire fields."""
@@ -250,7 +251,6 @@ class GetBuffers(Request[List[Payload]]):
         return payloads
 
 
-@dataclass(repr=False, eq=False)
 class GetRemoteBuffers(GetBuffers):
     """Over TCP: find blobs; behind the reply come their bytes, one blob after the other."""
 
@@ -261,26 +261,28 @@ class GetRemoteBuffers(GetBuffers):
         return {**super().fields(), "compress": False, "use_rdma": False}
 
 
-@dataclass(repr=False, eq=False)
 class Release(_Acknowledged):
     """Drop this connection's in-use mark from a blob."""
 
-    blob: int
     type: ClassVar[str] = "release_request"
     reply_type: ClassVar[str] = "release_reply"
+
+    def __init__(self, blob: int) -> None:
+        self.blob = blob
 
     def fields(self) -> Message:
         """Return the wire fields."""
         return {"object_id": self.blob}
 
 
-@dataclass(repr=False, eq=False)
 class IsInUse(Request[bool]):
     """Ask whether any connection has a blob marked in use."""
 
-    blob: int
     type: ClassVar[str] = "is_in_use_request"
     reply_type: ClassVar[str] = "is_in_use_reply"
+
+    def __init__(self, blob: int) -> None:
+        self.blob = blob
 
     def fields(self) -> Message:
         """Return the wire fields."""
@@ -292,13 +294,14 @@ class IsInUse(Request[bool]):
         return answer
 
 
-@dataclass(repr=False, eq=False)
 class CreateData(Request[int]):
     """Store a metadata tree; the reply is the new object's id."""
 
-    tree: Tree
     type: ClassVar[str] = "create_data_request"
     reply_type: ClassVar[str] = "create_data_reply"
+
+    def __init__(self, tree: Tree) -> None:
+        self.tree = tree
 
     def fields(self) -> Message:
         """Return the wire fields."""
@@ -322,14 +325,15 @@ def _trees(reply: Message) -> Dict[int, Tree]:
         raise ProtocolError(f"The server's {reply.get('type')} names an object badly: {error.what}") from error
 
 
-@dataclass(repr=False, eq=False)
 class GetData(Request[Dict[int, Tree]]):
     """Read metadata trees; objects that are gone are left out."""
 
-    ids: Sequence[int]
-    sync_remote: bool = False
     type: ClassVar[str] = "get_data_request"
     reply_type: ClassVar[str] = "get_data_reply"
+
+    def __init__(self, ids: Sequence[int], sync_remote: bool = False) -> None:
+        self.ids = ids
+        self.sync_remote = sync_remote
 
     def fields(self) -> Message:
         """Return the wire fields."""
@@ -340,14 +344,15 @@ class GetData(Request[Dict[int, Tree]]):
         return _trees(reply)
 
 
-@dataclass(repr=False, eq=False)
 class ListData(Request[Dict[int, Tree]]):
     """Read the trees of all objects whose typename matches a glob; the server knows no pages, only a limit."""
 
-    pattern: str
-    limit: int = 1 << 62
     type: ClassVar[str] = "list_data_request"
     reply_type: ClassVar[str] = "get_data_reply"
+
+    def __init__(self, pattern: str, limit: int = 1 << 62) -> None:
+        self.pattern = pattern
+        self.limit = limit
 
     def fields(self) -> Message:
         """Return the wire fields."""
@@ -358,40 +363,43 @@ class ListData(Request[Dict[int, Tree]]):
         return _trees(reply)
 
 
-@dataclass(repr=False, eq=False)
 class DeleteData(_Acknowledged):
     """Delete objects with their members; ids that are gone are no error, members of other objects survive."""
 
-    ids: Sequence[int]
     type: ClassVar[str] = "del_data_request"
     reply_type: ClassVar[str] = "del_data_reply"
+
+    def __init__(self, ids: Sequence[int]) -> None:
+        self.ids = ids
 
     def fields(self) -> Message:
         """Return the wire fields."""
         return {"id": list(self.ids), "force": False, "deep": True, "fastpath": False, "memory_trim": False}
 
 
-@dataclass(repr=False, eq=False)
 class Label(_Acknowledged):
     """Add the server's own labels to an object; they come back in its tree, as a JSON text under ``__labels``."""
 
-    id: int
-    labels: Mapping[str, str]
     type: ClassVar[str] = "label_request"
     reply_type: ClassVar[str] = "label_reply"
+
+    def __init__(self, id: int, labels: Mapping[str, str]) -> None:
+        self.id = id
+        self.labels = labels
 
     def fields(self) -> Message:
         """Return the wire fields."""
         return {"id": self.id, "keys": list(self.labels), "values": list(self.labels.values())}
 
 
-@dataclass(repr=False, eq=False)
 class Exists(Request[bool]):
     """Ask whether an id is taken."""
 
-    id: int
     type: ClassVar[str] = "exists_request"
     reply_type: ClassVar[str] = "exists_reply"
+
+    def __init__(self, id: int) -> None:
+        self.id = id
 
     def fields(self) -> Message:
         """Return the wire fields."""
@@ -403,21 +411,21 @@ class Exists(Request[bool]):
         return answer
 
 
-@dataclass(repr=False, eq=False)
 class Persist(_Acknowledged):
     """Make an object visible to every instance of the cluster."""
 
-    id: int
     type: ClassVar[str] = "persist_request"
     reply_type: ClassVar[str] = "persist_reply"
+
+    def __init__(self, id: int) -> None:
+        self.id = id
 
     def fields(self) -> Message:
         """Return the wire fields."""
         return {"id": self.id}
 
 
-@dataclass(frozen=True)
-class StatusReply:
+class StatusReply(NamedTuple):
     """How full an instance is, in bytes; ``deployment`` is ``local`` or what the cluster's metadata live in."""
 
     instance_id: int
@@ -427,7 +435,6 @@ class StatusReply:
     connections: int
 
 
-@dataclass(repr=False, eq=False)
 class InstanceStatus(Request[StatusReply]):
     """Ask how full the instance is."""
 
@@ -446,7 +453,6 @@ class InstanceStatus(Request[StatusReply]):
         )
 
 
-@dataclass(repr=False, eq=False)
 class ClusterMeta(Request[Dict[str, Tree]]):
     """Ask for every instance of the cluster: host name, IPC socket and RPC endpoint of each."""
 
