@@ -309,7 +309,7 @@ def tests(session: nox.Session) -> None:
     """Test core, units and against real vineyardds, on the interpreter that nox runs on."""
     install_lock(session, "tests")
     install_packages(session, "core")
-    folders = ["tests/core", "tests/integration", "tests/cluster"]
+    folders = ["tests/core", "tests/integration", "tests/cluster", "tests/benchmarks"]
     session.run("pytest", *(session.posargs or [*folders, "tests/test_layering.py"]))
 
 
@@ -357,7 +357,7 @@ def bench_airflow(session: nox.Session) -> None:
 
 @nox.session(python=BENCH_PYTHON, requires=["bench-official", "bench-airflow"], default=False)
 def bench(session: nox.Session) -> None:
-    """Take all figures and write docs/benchmarks: 20 minutes; nox -s bench -- --quick only shows that it would work."""
+    """Take all figures and write docs/benchmarks: half an hour; nox -s bench -- --quick only shows that it works."""
     install_lock(session, "bench")
     install_packages(session, "core")
     official, airflow = (environment(session, f"bench-{name}") / "bin" / "python" for name in ("official", "airflow"))

@@ -298,7 +298,7 @@ def hand_over(report: Report, places: Places, rounds: int, quick: bool) -> None:
 
     found = {}
     for what in values.VALUES:
-        if what != "small dict":
+        if what != "small dict" and not (quick and what in values.LARGE):
             print(f"  {what}", file=sys.stderr, flush=True)
             peers = [*places.pythons, *([FLOOR] if what in values.IN_ONE_PIECE else [])]
             few = min(rounds, 3) if what in values.LARGE else rounds

@@ -230,5 +230,7 @@ def better(table: Dict[str, Any]) -> List[str]:
             if ours and theirs and not peer.startswith((OURS, FLOOR)):
                 factor = ours / theirs if table["unit"] == "s" else theirs / ours
                 if factor > EQUAL:
-                    found.setdefault(peer, []).append(f"{case} ({factor:.2g} times)")
+                    overlap = others["high"] >= figures[OURS]["low"] and others["low"] <= figures[OURS]["high"]
+                    note = ", but the ranges overlap" if overlap else ""
+                    found.setdefault(peer, []).append(f"{case} ({factor:.2g} times{note})")
     return [f"**{peer} is better** at {'; '.join(cases)}." for peer, cases in found.items()]

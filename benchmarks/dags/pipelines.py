@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from airflow.sdk import dag, task
 
 # Of each frame that the tasks of the chain pass on.
-MEGABYTES = float(os.environ.get("BENCH_MEGABYTES", "1"))
+MEGABYTES = "{{ dag_run.conf['megabytes'] }}"
 
 LINKS, CONSUMERS = 10, 8
 
@@ -29,24 +28,24 @@ def chain() -> None:
     """Ten tasks, each of which changes the frame of the one before and passes it on."""
 
     @task
-    def make() -> Any:
+    def make(megabytes: str) -> Any:
         import numpy as np
         import pandas as pd
 
-        frame = pd.DataFrame(np.random.default_rng(1).random((int(MEGABYTES * 12_500), 10)), columns=list("abcdefghij"))
+        frame = pd.DataFrame(np.random.default_rng(1).random((int(megabytes) * 12_500, 10)), columns=list("abcdefghij"))
         frame.loc[0, "a"] = 0
         return frame
 
     @task
-    def link(number: int, frame: Any) -> Any:
-        if len(frame) != int(MEGABYTES * 12_500) or frame.loc[0, "a"] != number - 1:
+    def link(megabytes: str, number: int, frame: Any) -> Any:
+        if len(frame) != int(megabytes) * 12_500 or frame.loc[0, "a"] != number - 1:
             raise ValueError("this is not the frame that was passed on")
         frame.loc[0, "a"] = number
         return frame
 
-    frame = make()
+    frame = make(MEGABYTES)
     for number in range(1, LINKS):
-        frame = link.override(task_id=f"link{number}")(number, frame)
+        frame = link.override(task_id=f"link{number}")(MEGABYTES, number, frame)
 
 
 @dag(schedule=None, max_active_tasks=1)

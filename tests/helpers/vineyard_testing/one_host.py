@@ -135,6 +135,8 @@ class OneHost:
         initdb = [f"{folder}/initdb", "-D", str(data), "-U", "airflow", "-A", "trust", "--no-sync"]
         subprocess.run(["setpriv", *credentials, *initdb], check=True, stdout=subprocess.DEVNULL)
         options = ["-c", "listen_addresses=127.0.0.1", "-p", str(self._database), "-k", str(data), "-c", "fsync=off"]
+        # Its other kinds of shared memory stay in /dev/shm when it is killed.
+        options += ["-c", "dynamic_shared_memory_type=mmap"]
         self.launch("postgres", f"{folder}/postgres", "-D", str(data), *options, credentials=credentials)
         where = ["-h", "127.0.0.1", "-p", str(self._database)]
         ready = [f"{folder}/pg_isready", "-q", *where]
