@@ -77,6 +77,7 @@ def test_writing_overwrites_nothing(tmp_path: Path, capsys: Out[str]) -> None:
         (["show", "docker/Dockerfile", "--set", "meta"], "write key=value"),
         (["show", "docker/Dockerfile", "--set", "meta=etcd", "--set", "meta=local"], "given twice"),
         (["write", "helm", "DIR"], "There is no asset 'helm'."),
+        (["write", "docker", "DIR", "--set", "airflow_version=2.11.2"], "docker-compose.yaml is for Airflow 3"),
         (["write", "docker", "DIR", "--set", "vineyardd_size=1GB"], "'1GB' is no size"),
     ],
 )

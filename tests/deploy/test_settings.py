@@ -65,6 +65,7 @@ def test_image_in_a_registry_with_a_port() -> None:
         ("namespace", "Vineyard", r"namespace: 'Vineyard'"),
         ("image", "airflow-vineyard", r"image: 'airflow-vineyard' does not look like"),
         ("meta", "redis", r"meta: 'redis'"),
+        ("meta", "localhost", r"meta: 'localhost'"),
         ("venv", "venv", r"venv: 'venv'"),
         ("provider", "x; rm -rf", r"provider: "),
     ],

@@ -58,7 +58,13 @@ def names(wanted: str) -> List[str]:
 
 
 def render(name: str, settings: Settings) -> str:
-    """Return the text of one asset."""
+    """Return the text of one asset.
+
+    Raises:
+        AssetError: it is not for this release of Airflow.
+    """
+    if name.endswith((".yaml", ".diff")) and name.startswith("docker/") and settings.airflow < (3,):
+        raise AssetError(f"{name} is for Airflow 3, which has other components than 2. docker/Dockerfile is for both.")
     if name == _DIFF:
         plain, reference = (render(side, settings).splitlines(keepends=True) for side in (_PLAIN, _REFERENCE))
         return "".join(difflib.unified_diff(plain, reference, "docker-compose.plain.yaml", "docker-compose.yaml"))

@@ -139,16 +139,15 @@ def _free(host: str, port: int) -> bool:
 
 def _images(folder: Path, services: Dict[str, Any]) -> Iterator[str]:
     """Yield the images that are neither here nor in a registry; of one that is built here, its base."""
-    built = {service["image"]: service["build"] for service in services.values() if "build" in service}
+    # A service that is built may do without a name for its image.
+    built = {service.get("image"): service["build"] for service in services.values() if "build" in service}
     wanted: Set[str] = set()
-    for service in services.values():
-        image = service["image"]
+    for image in {service.get("image") for service in services.values()}:
         if image not in built:
             wanted.add(image)
-        elif not _here(folder, image):
-            base = built[image].get("args", {}).get("BASE_IMAGE")
-            wanted |= {base} if base else set()
-    for image in sorted(wanted):
+        elif not image or not _here(folder, image):
+            wanted.add(built[image].get("args", {}).get("BASE_IMAGE", ""))
+    for image in sorted(wanted - {""}):
         if _here(folder, image):
             continue
         try:

@@ -63,7 +63,7 @@ def parse_size(text: str) -> int:
 
 
 def _matches(pattern: str, example: str) -> Callable[[str], object]:
-    compiled = re.compile(pattern + r"\Z")
+    compiled = re.compile(rf"(?:{pattern})\Z")
 
     def check(text: str) -> None:
         if not compiled.match(text):
@@ -148,14 +148,23 @@ class Settings:
         values["vineyardd_memory"] = f"{-(-memory // _MIB)}Mi"
         self._values = values
 
+    @property
+    def airflow(self) -> Tuple[int, ...]:
+        """The release of Airflow, as numbers."""
+        return _numbers(self._values["airflow_version"])
+
     def fill(self, text: str) -> str:
         """Return an asset's text with the values in the places of the placeholders."""
         return re.sub(r"@([a-z_]+)@", lambda match: self._values[match[1]], text)
 
 
+def _numbers(release: str) -> Tuple[int, ...]:
+    return tuple(int(part) for part in release.split("."))
+
+
 def _check_image(airflow: str, python: str) -> None:
     """Raise WrongSetting if Airflow publishes no image of this release for this Python."""
-    release = tuple(int(part) for part in airflow.split("."))
+    release = _numbers(airflow)
     having: List[str] = [version for version, (first, end) in _IMAGES.items() if first <= release < end]
     if python in having:
         return
