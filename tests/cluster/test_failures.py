@@ -466,13 +466,31 @@ def test_wrong_credentials(servers: Trio, login: tuple) -> None:
     locked = a.host.serve("locked", port=9601, login=("airflow", "secret"))
     try:
         ref = put(locked, numbers())
-        wrong = {"username": login[0], "password": login[1]}
+        wrong = {"username": login[0], "password": login[1], "peers": [locked.endpoint]}
         with fails(vc.MigrationFailed, locked.endpoint, "user name and password"):
             b.do(get(ref), **wrong)
         assert_empty(b)
-        right = {"username": "airflow", "password": "secret"}
+        right = {"username": "airflow", "password": "secret", "peers": ["*.example:1", locked.endpoint]}
         assert b.do(get(ref), **right)
         assert b.do(delete(ref), **right)
+        assert_empty(locked)
+    finally:
+        locked.kill()
+
+
+def test_only_peers(servers: Trio) -> None:
+    """A reference that was forged leads to no host but the peers, and to no host at all with the password."""
+    a, b, _ = servers
+    locked = a.host.serve("locked", port=9601, login=("airflow", "secret"))
+    try:
+        ref = put(locked, numbers())
+        login = {"username": "airflow", "password": "secret"}
+        with fails(vc.MigrationFailed, locked.endpoint, "not told them", "VINEYARD_PEERS"):
+            b.do(get(ref), **login)
+        with fails(vc.MigrationFailed, locked.endpoint, "none of the peers", "VINEYARD_PEERS"):
+            b.do(get(ref), **login, peers=["other:9601", "a:96"])
+        assert_empty(b)
+        assert b.do(delete(ref), **login, peers=[locked.endpoint.replace("1", "?")])
         assert_empty(locked)
     finally:
         locked.kill()

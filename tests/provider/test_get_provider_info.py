@@ -14,6 +14,7 @@ OPTIONS = {
     "ipc_socket",
     "persist",
     "rpc_endpoint",
+    "peers",
     "inline_threshold",
     "allowed_classes",
     "autostart",

@@ -32,6 +32,7 @@ def test_all_options_are_read(options: Callable[..., None]) -> None:
         ipc_socket="/run/v.sock",
         persist="True",
         rpc_endpoint="worker-1:9600",
+        peers="10.0.0.*:9600, worker-?:9600",
         inline_threshold="0",
         allowed_classes="my.models.*, other.Thing",
         autostart="no",
@@ -43,6 +44,7 @@ def test_all_options_are_read(options: Callable[..., None]) -> None:
     assert (settings.ipc_socket, settings.embedded) == ("/run/v.sock", False)
     assert (settings.persist, settings.autostart, settings.reserve_memory) == (True, False, True)
     assert settings.deployment == "airflow-2"
+    assert settings.peers == ("10.0.0.*:9600", "worker-?:9600")
     assert (settings.rpc_endpoint, settings.inline_threshold, settings.size) == ("worker-1:9600", 0, "1.5 GiB")
     assert settings.allowed_classes[:2] == ("my.models.*", "other.Thing")
 
@@ -70,6 +72,7 @@ def test_socket_precedence(options: Callable[..., None], monkeypatch: pytest.Mon
         ("deployment", "", "Write a name"),
         ("deployment", "a name", "Write a name"),
         ("rpc_endpoint", "worker-1", "host:port"),
+        ("peers", "10.0.0.*:9600, worker-1", "'worker-1' is no host:port"),
         ("rpc_endpoint", "worker-1:99999", "host:port"),
         ("size", "plenty", "such as 8Gi"),
         ("size", "-1Gi", "such as 8Gi"),

@@ -58,6 +58,9 @@ class Client:
             hold beyond those of the standard and the known data libraries; each call may add more.
         endpoint: ``host:port`` to write into references, for other hosts to reach this one's instance; by default what
             the instance reports, which is its host name.
+        peers: patterns of the ``host:port`` of other hosts' instances (``"10.0.0.*:9600"``). If there are
+            any, references lead to no other host. If there are none, they may lead to any, but no host is told the
+            password, because a reference may have been forged.
         starter: called with the socket path when nobody listens there; it must start a server or raise. See
             ``vineyard_client.connect``, which passes one where that is wanted.
 
@@ -79,6 +82,7 @@ class Client:
         password: str = "",
         allowed_classes: Sequence[str] = (),
         endpoint: Optional[str] = None,
+        peers: Sequence[str] = (),
         starter: Optional[Callable[[str], None]] = None,
     ) -> None:
         self.socket = os.fspath(socket)
@@ -87,7 +91,7 @@ class Client:
         self._allowed_classes = tuple(allowed_classes)
         self._endpoint = endpoint
         self._starter = starter
-        self._migration = Migration(self.socket, timeout=timeout, username=username, password=password)
+        self._migration = Migration(self.socket, timeout=timeout, **self._credentials, peers=peers)
         self._closed = False
         self._connections = PerProcess()
         self._connection()

@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
-from typing import Callable, Dict, Iterable, Iterator, List, Optional, Set, Tuple, TypeVar
+from fnmatch import fnmatchcase
+from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple, TypeVar
 
 from . import _objects
 from ._connection import Connection
@@ -66,12 +67,16 @@ class Migration:
         timeout: seconds that an exchange with another host may take, and for which a transfer may stall.
         username: for instances started with ``--htpasswd``.
         password: likewise.
+        peers: patterns of the endpoints that may be connected to; empty for all.
     """
 
-    def __init__(self, socket: str, *, timeout: Optional[float], username: str, password: str) -> None:
+    def __init__(
+        self, socket: str, *, timeout: Optional[float], username: str, password: str, peers: Sequence[str] = ()
+    ) -> None:
         self._replicas = Replicas(socket)
         self._timeout = timeout
         self._credentials = {"username": username, "password": password}
+        self._peers = tuple(peers)
 
     # ---- replicas
 
@@ -204,9 +209,9 @@ class Migration:
         """
         failures: List[str] = []
         missing: Optional[ObjectNotFound] = None
-        for endpoint in self._endpoints(local, ref, failures):
+        for endpoint, known in self._endpoints(local, ref, failures):
             try:
-                remote = self._connect(endpoint)
+                remote = self._connect(endpoint, known=known)
             except VineyardError as error:
                 failures.append(str(error) if endpoint in str(error) else f"At {endpoint}: {error}")
                 continue
@@ -236,21 +241,43 @@ class Migration:
             "It was deleted, or put where vineyardd has its RPC off: turn that on there and run its task again.",
         )
 
-    def _connect(self, endpoint: str) -> RemoteConnection:
-        return RemoteConnection(endpoint, timeout=self._timeout, **self._credentials)
+    def _connect(self, endpoint: str, *, known: bool = False) -> RemoteConnection:
+        """Connect to another instance.
 
-    def _endpoints(self, local: Connection, ref: ObjectRef, failures: List[str]) -> Iterator[str]:
-        """Yield where the original may be: at the reference's endpoint, and then at the cluster's."""
+        A reference may have been forged, so what it names is shown no password unless somebody vouches for it: the
+        cluster (``known``), or the caller with its ``peers``.
+        """
+        listed = any(fnmatchcase(endpoint, pattern) for pattern in self._peers)
+        if self._peers and not listed and not known:
+            raise ConnectionFailed(
+                f"{endpoint} is none of the peers that this client may connect to.",
+                "If it is a host of yours, add it to the peers (VINEYARD_PEERS); else the reference was forged.",
+            )
+        if listed or known:
+            return RemoteConnection(endpoint, timeout=self._timeout, **self._credentials)
+        try:
+            return RemoteConnection(endpoint, timeout=self._timeout)
+        except ConnectionFailed as error:
+            if self._credentials["username"] and "asks for a user name" in error.what:
+                raise ConnectionFailed(
+                    f"{error.what} It was not told them, because it is not among the peers.",
+                    "If it is a host of yours, add it to the peers (VINEYARD_PEERS).",
+                ) from error
+            raise
+
+    def _endpoints(self, local: Connection, ref: ObjectRef, failures: List[str]) -> Iterator[Tuple[str, bool]]:
+        """Yield where the original may be, and whether the cluster says so: first what the reference says."""
         if ref.endpoint:
-            yield ref.endpoint
+            yield ref.endpoint, False
         try:
             owners = _owners(local, ref)
         except ServerError as error:  # what instances share their metadata in does not answer
             failures.append(f"Nor does the cluster know: {error}")
             return
         for endpoint in owners:
-            if endpoint != ref.endpoint:
-                yield endpoint
+            # Once more if the reference names it as well: now it may be told the password.
+            if endpoint != ref.endpoint or self._credentials["username"]:
+                yield endpoint, True
 
 
 def _owners(local: Connection, ref: ObjectRef) -> List[str]:

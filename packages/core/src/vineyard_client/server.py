@@ -505,6 +505,7 @@ def connect(
     password: str = "",
     allowed_classes: Sequence[str] = (),
     endpoint: Optional[str] = None,
+    peers: Optional[Sequence[str]] = None,
     autostart: Optional[bool] = None,
     size: Size = None,
     reserve_memory: bool = False,
@@ -522,6 +523,8 @@ def connect(
         password: likewise.
         allowed_classes: patterns of classes that values may hold; see ``Client``.
         endpoint: ``host:port`` under which other hosts reach this one's instance; see ``Client``.
+        peers: patterns of the ``host:port`` of other hosts' instances, see ``Client``; else those in the environment
+            variable ``VINEYARD_PEERS``, with commas or spaces between them.
         autostart: whether to start a server when nobody listens; by default only at this user's own path.
         size: of the store, if one is started; see ``ensure_server``.
         reserve_memory: likewise.
@@ -541,5 +544,6 @@ def connect(
         **_credentials(username, password),
         allowed_classes=allowed_classes,
         endpoint=endpoint,
+        peers=os.environ.get("VINEYARD_PEERS", "").replace(",", " ").split() if peers is None else peers,
         starter=partial(ensure_server, size=size, reserve_memory=reserve_memory) if autostart else None,
     )

@@ -72,6 +72,7 @@ def get_client(
                 password=password,
                 allowed_classes=settings.allowed_classes,
                 endpoint=settings.rpc_endpoint,
+                peers=settings.peers or None,
                 autostart=start,
                 size=settings.size,
                 reserve_memory=settings.reserve_memory,

@@ -57,6 +57,14 @@ _OPTIONS: Dict[str, Dict[str, Any]] = {
         "4096",
         "1024",
     ),
+    "peers": _option(
+        "Where the vineyardds of other hosts are: patterns of host:port, with * and ? as in file names, separated by "
+        "spaces or commas. If there are any, tasks read from no other host, whatever a row says; to a host that is not "
+        "listed, the password of VINEYARD_PASSWORD is never sent.",
+        "string",
+        "",
+        "10.0.0.*:9600 worker-?.example.org:9600",
+    ),
     "allowed_classes": _option(
         "Classes of your own that values may hold: patterns of their full names that begin with the name of a package, "
         "with * and ? as in file names, separated by spaces or commas. Reading a value runs the code that rebuilds its "

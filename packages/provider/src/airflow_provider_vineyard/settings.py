@@ -64,6 +64,8 @@ _PATTERN = re.compile(r"[^\W\d]\w*\.[\w.*?\[\]!-]+\Z")
 _SIZE = re.compile(r"\d+(?:\.\d+)?\s*(?:[KMGT]i?)?B?\Z", re.IGNORECASE)
 _ENDPOINT = re.compile(r"(?:[\w.-]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})\Z")
 
+_PEER = re.compile(r"[\w.*?\[\]:!-]+:[\d*?]{1,5}\Z")
+
 # It is written into each object's labels.
 _DEPLOYMENT = re.compile(r"[\w.-]{1,100}\Z")
 
@@ -79,6 +81,7 @@ class Settings(NamedTuple):
         embedded: whether that is the embedded server's, because nothing else was configured.
         persist: make metadata visible to the whole cluster.
         rpc_endpoint: what references advertise; None is what the server says of itself.
+        peers: patterns of the endpoints of other hosts; empty for core's default.
         inline_threshold: bytes of JSON up to which a value stays in the database.
         allowed_classes: patterns of classes that values may hold, ours and Airflow's.
         autostart: whether the embedded server may be started.
@@ -91,6 +94,7 @@ class Settings(NamedTuple):
     embedded: bool
     persist: bool
     rpc_endpoint: Optional[str]
+    peers: Tuple[str, ...]
     inline_threshold: int
     allowed_classes: Tuple[str, ...]
     autostart: bool
@@ -182,6 +186,15 @@ def _endpoint(name: str) -> Optional[str]:
     return value
 
 
+def _peers(name: str) -> Tuple[str, ...]:
+    value = _text(name)
+    patterns = value.replace(",", " ").split()
+    for pattern in patterns:
+        if not _PEER.match(pattern):
+            _wrong(name, value, f"{pattern!r} is no host:port; write patterns such as 10.0.0.*:9600.")
+    return tuple(patterns)
+
+
 def _name(name: str) -> str:
     value = _text(name)
     if not _DEPLOYMENT.match(value):
@@ -259,6 +272,7 @@ def _classes(name: str) -> Tuple[str, ...]:
 _READERS: Dict[str, Callable[[str], Any]] = {
     "persist": _boolean,
     "rpc_endpoint": _endpoint,
+    "peers": _peers,
     "inline_threshold": _count,
     "allowed_classes": _classes,
     "autostart": _boolean,
