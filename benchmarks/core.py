@@ -301,7 +301,7 @@ def hand_over(report: Report, places: Places, rounds: int, quick: bool) -> None:
         if what != "small dict" and not (quick and what in values.LARGE):
             print(f"  {what}", file=sys.stderr, flush=True)
             peers = [*places.pythons, *([FLOOR] if what in values.IN_ONE_PIECE else [])]
-            few = min(rounds, 3) if what in values.LARGE else rounds
+            few = min(rounds, 3) if what in values.SLOW else rounds
             found[what] = collect(peers, few, partial(places.sample, what, size))
     tables = {
         "put": "The floor is one `pwrite` of the same bytes into shared memory.",

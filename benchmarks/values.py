@@ -86,8 +86,9 @@ IN_ONE_PIECE = (
     *("array, 80 MB", "array, 2.5 GiB"),
 )
 
-# Those that take seconds and gigabytes.
+# Those that take gigabytes, and those that take some peer many seconds.
 LARGE = ("frame, 1 GB (12,500,000 × 10)", "array, 2.5 GiB")
+SLOW = (*LARGE, "10,000 arrays of 8 kB")
 
 
 def make(what: str, size: str) -> Any:
