@@ -63,7 +63,7 @@ def _without_extensions(project: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def test_what_the_override_changes(docker: Path, compose: Compose) -> None:
-    """A store is added; of Airflow's services the image, three variables and one mount change, and the worker waits."""
+    """A store is added; of Airflow's services the image, four variables and one mount change, and the worker waits."""
     plain = compose(docker, "docker-compose.plain.yaml", **UID)
     merged = compose(docker, "docker-compose.plain.yaml", "docker-compose.vineyard.yaml", **UID)
     expected = copy.deepcopy(plain["services"])
@@ -74,6 +74,7 @@ def test_what_the_override_changes(docker: Path, compose: Compose) -> None:
             AIRFLOW__CORE__XCOM_BACKEND="airflow_provider_vineyard.xcom.VineyardXCom",
             AIRFLOW__VINEYARD__IPC_SOCKET="/var/run/vineyard/vineyard.sock",
             AIRFLOW__VINEYARD__RPC_ENDPOINT="vineyardd:9600",
+            AIRFLOW__VINEYARD__PEERS="vineyardd*:9600",
         )
         mount = {"type": "volume", "source": "vineyard", "target": "/var/run/vineyard", "volume": {}}
         service["volumes"].append(mount)

@@ -244,6 +244,14 @@ def test_nothing_runs_as_root(stack: Project) -> None:
         assert "CapEff:\t0000000000000000" in status
 
 
+def test_memory_is_counted_to_the_store(stack: Project) -> None:
+    """Before any value is stored, each store's container has all of its memory already."""
+    for store in STORES.values():
+        container = stack.compose("ps", "--quiet", store).strip()
+        used = stack.engine.run("docker", "stats", "--no-stream", "--format", "{{.MemUsage}}", container)
+        assert float(used.partition("MiB")[0]) >= 512
+
+
 def test_check_while_it_runs(stack: Project) -> None:
     """The port and the memory that it has itself are no problem."""
     done = stack.deploy("check", str(stack.folder))
