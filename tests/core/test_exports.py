@@ -25,6 +25,7 @@ PUBLIC = {
     "StoreStatus": "socket version instance_id metadata endpoint memory_used memory_limit connections",
     "connect": "",
     "ensure_server": "",
+    "preload": "",
     "stop_server": "",
     **dict.fromkeys(exceptions.__all__, ""),
     "__version__": "",

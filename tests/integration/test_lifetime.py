@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import random
+import textwrap
 import threading
 import time
 from contextlib import suppress
@@ -575,3 +576,25 @@ def client_blob(client: vc.Client, ref: vc.ObjectRef) -> int:
     from vineyard_client.ids import parse_id
 
     return find_object(client._connection(), parse_id(ref.id), ref.token).blob
+
+
+def test_preload(server: vc.EmbeddedServer) -> None:
+    """What a process has loaded, those that it forks need not load, and no library is loaded that nobody asked for."""
+    pytest.importorskip("pandas")
+    code = """
+    import sys
+    import pandas as pd
+    import vineyard_client as vc
+    present = set(sys.modules)
+    vc.preload()
+    libraries = {name.partition(".")[0] for name in set(sys.modules) - present}
+    assert not libraries & {"polars", "scipy", "torch", "xarray"}, libraries
+    loaded = set(sys.modules)
+    with vc.connect(sys.argv[1]) as client:
+        ref = client.put(pd.DataFrame({"a": range(100_000), "b": "x"}))
+        assert len(client.get(ref)) == 100_000
+        client.delete(ref)
+    print([name for name in set(sys.modules) - loaded if name.startswith(("vineyard_client", "ctypes"))])
+    """
+    done = run_python(textwrap.dedent(code), server.socket)
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr

@@ -14,6 +14,7 @@ interface; everything in a module with a leading underscore may change.
 
 from __future__ import annotations
 
+from ._processes import preload
 from ._version import __version__
 from .client import Client
 from .collect import Collectable
@@ -41,6 +42,7 @@ __all__ = [
     "EmbeddedServer",
     "connect",
     "ensure_server",
+    "preload",
     "stop_server",
     # what they return
     "Collectable",

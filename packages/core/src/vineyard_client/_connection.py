@@ -290,9 +290,14 @@ class Connection:
             self._pin_file.hold(blob)
         self._pins[blob] = count + 1
 
-    def in_use(self, blobs: Sequence[int]) -> List[bool]:
-        """Tell for each blob whether any process on the host has it pinned, this one included."""
-        marked = self.call_all(*[IsInUse(blob) for blob in blobs])
+    def in_use(self, blobs: Sequence[int], after: Sequence[Request[None]] = ()) -> List[bool]:
+        """Tell for each blob whether any process on the host has it pinned, this one included.
+
+        Args:
+            blobs: their ids.
+            after: requests that are to be done before anything is looked at.
+        """
+        marked = self.call_all(*after, *[IsInUse(blob) for blob in blobs])[len(after) :]
         with self._turn:
             return [mark or self._held(blob) for mark, blob in zip(marked, blobs)]
 

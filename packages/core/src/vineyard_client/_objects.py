@@ -226,12 +226,16 @@ def find_object(connection: Connection, number: int, token: Optional[str]) -> Va
 
 def _check(connection: Connection, number: int, token: Optional[str], tree: Optional[Dict[str, Any]]) -> ValueMeta:
     if tree is None or (token is not None and tree.get("token") != token):
-        raise ObjectNotFound(f"{format_id(number)} is not in {connection.peer}.", _GONE_HINT)
+        raise _not_there(connection, number)
     meta = ValueMeta.read(tree)
     if meta.content is None and meta.instance_id != connection.instance.instance_id:
         # Instances that share metadata see each other's persisted objects, but not their blobs.
         raise ObjectNotFound(f"{format_id(number)} is not in {connection.peer}, but in instance {meta.instance_id}.")
     return meta
+
+
+def _not_there(connection: Connection, number: int) -> ObjectNotFound:
+    return ObjectNotFound(f"{format_id(number)} is not in {connection.peer}.", _GONE_HINT)
 
 
 def open_object(connection: Connection, number: int, token: str) -> memoryview:
@@ -300,12 +304,11 @@ def _pin_object(connection: Connection, number: int, token: str) -> Tuple[ValueM
             "Its writer is still at work, or was killed: run again what produced it.",
         ) from error
     if payload is None:
-        raise ObjectNotFound(f"{format_id(number)} is not in {connection.peer}.", _GONE_HINT)
-    try:
-        _check(connection, number, token, trees.get(number))
-    except BaseException:
+        raise _not_there(connection, number)
+    # What an object is never changes: it is enough that it is still this one.
+    if trees.get(number, {}).get("token") != token:
         connection.unpin(meta.blob)
-        raise
+        raise _not_there(connection, number)
     return meta, payload
 
 
@@ -329,8 +332,7 @@ def delete_object(connection: Connection, number: int, token: Optional[str]) -> 
         # it is in use.
         connection.call(DeleteData([tombstone]))
         return False
-    connection.call(DeleteData([number]))
-    if connection.in_use([meta.blob]) == [False]:
+    if connection.in_use([meta.blob], after=[DeleteData([number])]) == [False]:
         connection.call(DeleteData([tombstone]))
     return True
 

@@ -1,4 +1,6 @@
-"""One connection per process: made when it is first needed, and again after it broke. A forked child gets its own.
+"""What processes that fork need: a connection for each, and what can be loaded before.
+
+A connection is made when it is first needed, and again after it broke. A forked child gets its own.
 
 What must not be shared with a child is kept by process id: the connection, and the lock that guards making it, which
 another thread may have held when the process forked.
@@ -10,9 +12,11 @@ import os
 import threading
 from typing import Callable, Dict, Optional
 
+from . import _codec
 from ._connection import Connection
+from ._io import mapping
 
-__all__ = ["PerProcess"]
+__all__ = ["PerProcess", "preload"]
 
 
 class _Slot:
@@ -51,3 +55,12 @@ class PerProcess:
         mine = self._slots.pop(os.getpid(), None)
         if mine and mine.connection:
             mine.connection.close()
+
+
+def preload() -> None:
+    """Load what values of the libraries that this process has imported need: some milliseconds of work.
+
+    For a process that forks others, which then need not do it, each before its first value. It imports no library.
+    """
+    _codec.preload()
+    mapping.preload()

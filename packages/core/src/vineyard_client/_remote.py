@@ -16,7 +16,7 @@ from typing import Callable, List, Optional, Sequence
 from ._connection import Connection
 from ._io.deadline import Deadline
 from ._io.tcp import TcpStream
-from ._wire.messages import GetRemoteBuffers, InstanceStatus
+from ._wire.messages import GetRemoteBuffers, InstanceStatus, Request
 from .exceptions import ObjectNotFound, ProtocolError, ServerError
 from .ids import format_id
 
@@ -47,9 +47,9 @@ class RemoteConnection(Connection):
         self._tcp = TcpStream.connect(endpoint, Deadline(min(limits)))
         super().__init__(self._tcp, timeout=timeout, username=username, password=password)
 
-    def in_use(self, blobs: Sequence[int]) -> List[bool]:
-        """Tell for each blob whether any process on that host may have it pinned."""
-        marked = super().in_use(blobs)
+    def in_use(self, blobs: Sequence[int], after: Sequence[Request[None]] = ()) -> List[bool]:
+        """Tell for each blob whether any process on that host may have it pinned; see ``Connection.in_use``."""
+        marked = super().in_use(blobs, after)
         anybody = self.call(InstanceStatus()).connections > 0
         return [mark or anybody for mark in marked]
 

@@ -12,6 +12,7 @@ All but the last are garbage whatever the caller wants; the last only happens wh
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Iterable, List, Mapping, NamedTuple, Optional
 
@@ -42,7 +43,8 @@ class Candidate(NamedTuple):
     original_gone: bool = False
 
 
-class Collectable(NamedTuple):
+@dataclass(frozen=True)
+class Collectable:
     """An object to be freed.
 
     Attributes:

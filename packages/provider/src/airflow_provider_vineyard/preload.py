@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 _SCHEDULER = ("scheduler",)
 _CELERY_WORKER = ("celery", "worker")
 
-# Needed by each task that takes a value out of vineyard, whatever the operators name.
+# Needed by each task that takes a value out of vineyard, whatever the operators name; the last to be loaded.
 _CORE = "vineyard_client"
 
 # The arguments of this process until its first fork; a list that is emptied and not a flag, so that a module that forks
@@ -70,7 +70,9 @@ def load(names: Iterable[str]) -> List[str]:
     loaded = []
     for name in names:
         try:
-            import_module(name)
+            module = import_module(name)
+            if name == _CORE:
+                module.preload()  # what values of the modules before it need
         except Exception as error:
             log.warning(
                 "[vineyard] preload: %r cannot be imported here: %s: %s. Tasks work without it. Install it for this "

@@ -87,9 +87,10 @@ def _columns(value: Any) -> List[str] | None:
     if hasattr(schema, "names") and hasattr(schema, "types"):  # pyarrow
         count, names, types = len(schema.names), schema.names, schema.types
     elif hasattr(value, "columns") and hasattr(value, "iloc"):  # pandas
-        count = len(value.columns)
-        shown = value if count <= _COLUMNS_READ else value.iloc[:, [*range(_COLUMNS_READ - 1), -1]]
-        names, types = list(shown.columns), list(shown.dtypes)
+        dtypes = value.dtypes  # a series; taking columns out of the frame would cost far more
+        count = len(dtypes)
+        shown = range(count) if count <= _COLUMNS_READ else [*range(_COLUMNS_READ - 1), count - 1]
+        names, types = [dtypes.index[n] for n in shown], [dtypes.array[n] for n in shown]
     elif hasattr(value, "columns") and isinstance(getattr(value, "dtypes", None), list):  # polars
         count, names, types = len(value.columns), value.columns, value.dtypes
     else:

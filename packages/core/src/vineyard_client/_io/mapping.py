@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Callable, Iterable, List, Sequence, Tuple, Uni
 if TYPE_CHECKING:
     import ctypes
 
-__all__ = ["holds", "map_private", "map_shared", "read_exact", "write_all"]
+__all__ = ["holds", "map_private", "map_shared", "preload", "read_exact", "write_all"]
 
 # MAP_NORESERVE: without it the kernel would set aside memory for a copy of every page that is never going to be written
 # (man 2 mmap).
@@ -46,6 +46,12 @@ _COMPARED = 256 * 1024
 # fork happens while this module imports ctypes, which it does late.
 _importing = threading.RLock()
 os.register_at_fork(before=_importing.acquire, after_in_parent=_importing.release, after_in_child=_importing.release)
+
+
+def preload() -> None:
+    """Import what the first mapping needs, ahead of it."""
+    with _importing:
+        _libc()
 
 
 @lru_cache(maxsize=1)
