@@ -30,7 +30,7 @@ PACKAGES = ROOT / "packages"
 
 # The lowest Python version that each lock file is made for.
 LOCKS = {
-    **{"airflow": "3.10", "bench": "3.12", "deploy": "3.10", "two-hosts": "3.10"},
+    **{"airflow": "3.10", "bench": "3.12", "deploy": "3.10", "services": "3.10"},
     **dict.fromkeys(("docs", "official", "oldest", "release", "tests", "tools"), "3.8"),
 }
 
@@ -275,12 +275,35 @@ def airflows(session: nox.Session, release: str) -> None:
     session.run(interpreter, "-m", "pytest", *paths, external=True)
 
 
-@nox.session(name="two-hosts", python=airflow_python(), default=False)
+@nox.session(name="services-env", python=airflow_python(), default=False)
+def services_env(session: nox.Session) -> None:
+    """Build the environment of the sessions two-hosts, load, ui and bench: Airflow 3.3.2 with Celery and more."""
+    install_lock(session, "services", "Airflow with Celery takes one to three minutes, once.")
+    install_packages(session, "core", "provider")
+
+
+def with_services(session: nox.Session, *command: str) -> None:
+    """Run pytest, or the arguments of the session, in the environment that services-env built."""
+    python = environment(session, "services-env") / "bin" / "python"
+    session.run(str(python), "-m", "pytest", *(session.posargs or command), external=True)
+
+
+@nox.session(name="two-hosts", requires=["services-env"], venv_backend="none", default=False)
 def two_hosts(session: nox.Session) -> None:
     """Run the flights pipeline on two worker hosts; what it needs stands in tests/two_hosts/README.md."""
-    install_lock(session, "two-hosts", "Airflow with Celery takes one to three minutes, once.")
-    install_packages(session, "core", "provider")
-    session.run("pytest", *(session.posargs or ["tests/two_hosts"]))
+    with_services(session, "tests/two_hosts")
+
+
+@nox.session(requires=["services-env"], venv_backend="none", default=False)
+def load(session: nox.Session) -> None:
+    """Run a thousand task instances with kills, clears and deletions in between: a quarter of an hour."""
+    with_services(session, "-s", "tests/load")
+
+
+@nox.session(requires=["services-env"], venv_backend="none", default=False)
+def ui(session: nox.Session) -> None:
+    """Look at XComs in Airflow's web interface with headless Chromium; tests/ui says what it needs."""
+    with_services(session, "tests/ui")
 
 
 @nox.session(python=airflow_python())
@@ -349,19 +372,12 @@ def bench_official(session: nox.Session) -> None:
     install_lock(session, "official")
 
 
-@nox.session(name="bench-airflow", python=airflow_python(), default=False)
-def bench_airflow(session: nox.Session) -> None:
-    """Build the environment in which the session bench has Airflow 3.3.2: that of two-hosts."""
-    install_lock(session, "two-hosts", "Airflow takes one to three minutes, once.")
-    install_packages(session, "core", "provider")
-
-
-@nox.session(python=BENCH_PYTHON, requires=["bench-official", "bench-airflow"], default=False)
+@nox.session(python=BENCH_PYTHON, requires=["bench-official", "services-env"], default=False)
 def bench(session: nox.Session) -> None:
     """Take all figures and write docs/benchmarks: half an hour; nox -s bench -- --quick only shows that it works."""
     install_lock(session, "bench")
     install_packages(session, "core")
-    official, airflow = (environment(session, f"bench-{name}") / "bin" / "python" for name in ("official", "airflow"))
+    official, airflow = (environment(session, name) / "bin" / "python" for name in ("bench-official", "services-env"))
     session.run("python", "benchmarks/run.py", f"--official={official}", f"--airflow={airflow}", *session.posargs)
 
 

