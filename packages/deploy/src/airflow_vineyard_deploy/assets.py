@@ -81,7 +81,7 @@ def write(wanted: str, folder: Path, settings: Settings, *, force: bool = False)
         force: overwrite files that are there.
 
     Raises:
-        AssetError: there is no such asset, it is not for this Airflow, or something is there already; nothing was written.
+        AssetError: there is no such asset, it is not for this Airflow, or something is in the way; nothing was written.
     """
     texts = {folder / name.partition("/")[2]: render(name, settings) for name in names(wanted)}
     there = [path for path in texts if os.path.lexists(path)]
