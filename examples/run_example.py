@@ -9,7 +9,7 @@ vineyardd that the first task starts has its socket there. At the end the server
 commands are shown as they are run; with an AIRFLOW_HOME of your own you would type the same.
 
 Of what ``airflow`` says, this shows what the tasks print, the provider's log lines, and errors. Airflow is told to log
-in JSON, so that the three can be told apart from the rest; 3.0 does not do it, and everything is shown.
+in JSON, so that the three can be told apart from the rest; before 3.2 it does not do it, and everything is shown.
 """
 
 from __future__ import annotations

@@ -148,7 +148,7 @@ def test_frames_travel_by_reference(home: Any) -> None:
     assert sizes["delays_per_hour"] < 10_000
 
 
-@pytest.mark.needs((3, 1), reason="Airflow 3.0 does not log in JSON, so run_example.py shows everything")
+@pytest.mark.needs((3, 2), reason="there is no logging in JSON, so run_example.py shows everything")
 def test_run_example_shows_the_table_and_leaves_nothing(home: Any) -> None:
     """The script behind the first README command runs a DAG from nothing and cleans up after itself."""
     script = Path(__file__).parents[2] / "examples" / "run_example.py"
