@@ -160,6 +160,17 @@ class Home:
         # From 2.5 to 2.11 the exit status says nothing.
         state = self.query("select state from dag_run where dag_id = ? order by id desc limit 1", dag_id)
         if succeeds and state != [("success",)]:
+            telling = [str(record) for record in output.records if record["level"].lower() != "info"]
+            pytest.fail("\n".join([f"the run of {dag_id} ended as {state}", *telling, *output.printed]), pytrace=False)
+        return output
+
+    def run(self, *command: str, check: bool = True, **env: str) -> Output:
+        """Run a command; it must succeed unless ``check`` is false."""
+        done = subprocess.run(
+            command, env={**self.env, **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
+        lines = list(_in_json(done.stdout.splitlines()))
+        if check and done.returncode:
             telling = [line for line in lines if '"level":"info"' not in line and "'level': 'INFO'" not in line]
             pytest.fail("\n".join([f"{' '.join(command)} exited with {done.returncode}:", *telling]), pytrace=False)
         output = Output()
