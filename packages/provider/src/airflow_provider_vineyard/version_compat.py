@@ -7,6 +7,7 @@ the classes differ from release to release.
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import Any, Tuple, Type
 
@@ -74,4 +75,6 @@ def xcom_model() -> Any:
 
 def create_session() -> Any:
     """Return a context manager that gives a session of the metadata database."""
+    # At INFO it lists its plugins, which 3.1 and 3.2 print among what `gc --json` prints.
+    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
     return import_module("airflow.utils.session").create_session()
