@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from datetime import datetime, timezone
@@ -262,9 +263,9 @@ def path(tmp_path: Path) -> Iterator[str]:
 
 def test_serve_and_stop(path: str) -> None:
     """``serve --detach`` starts a server and prints its path; again it does nothing; ``stop`` ends it."""
-    for _ in range(2):
+    for said in ("", "A server listens there already; it keeps the size and options that it has.\n"):
         result = script("serve", "--detach", "--size", "16Mi", "--socket", path)
-        assert (result.returncode, result.stdout, result.stderr) == (0, f"{path}\n", "")
+        assert (result.returncode, result.stdout, result.stderr) == (0, f"{path}\n", said)
     (pid,) = running(f"--socket={path}")
     result = script("status", "--json", VINEYARD_IPC_SOCKET=path)
     assert json.loads(result.stdout)["memory_limit"] == 16 << 20
@@ -273,6 +274,25 @@ def test_serve_and_stop(path: str) -> None:
     result = script("stop", "--socket", path)
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.startswith(f"vineyard-client: Cannot connect to vineyardd at {path}: ")
+
+
+def test_serve_with_options(path: str) -> None:
+    """What stands after ``--`` reaches a detached server, too."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    options = ("--rpc=true", f"--rpc_socket_port={port}")
+    assert script("serve", "--detach", "--size", "16Mi", "--socket", path, "--", *options).returncode == 0
+    assert json.loads(script("status", "--json", "--socket", path).stdout)["endpoint"].endswith(f":{port}")
+    assert script("stop", "--socket", path).returncode == 0
+
+
+@pytest.mark.parametrize("detach", [[], ["--detach"]], ids=["foreground", "detached"])
+def test_serve_more_than_there_is(path: str, detach: List[str]) -> None:
+    """A store that the host has no memory for is refused before it starts."""
+    result = script("serve", "--size", "900Ti", "--socket", path, *detach)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert re.search(r"A store of \d+ bytes is more than the \d+ bytes that this host or container has", result.stderr)
 
 
 def test_serve_in_the_foreground(path: str) -> None:

@@ -50,7 +50,10 @@ def test_all_is_well(services: Services) -> None:
 
 
 def test_no_env(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The first thing asked for is .env; exit code 1."""
+    """The first thing asked for is .env; exit code 1. In a folder without a Compose file, it is that."""
+    assert main(["check", str(tmp_path)]) == 1
+    assert f"There is no Compose file in {tmp_path}. Write one: " in capsys.readouterr().out
+    (tmp_path / "compose.yaml").touch()
     assert main(["check", str(tmp_path)]) == 1
     shown = capsys.readouterr().out
     assert f"There is no {tmp_path / '.env'}. Copy .env.example to .env" in shown
@@ -63,6 +66,18 @@ def test_no_docker(tmp_path: Path) -> None:
     env = {**os.environ, "PATH": str(tmp_path)}
     done = subprocess.run(command, cwd=str(tmp_path), env=env, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.startswith("- There is no docker on PATH.")) == (1, True), done
+
+
+def test_no_compose(tmp_path: Path) -> None:
+    """A docker without the plugin says something about its own options."""
+    (tmp_path / ".env").write_text("")
+    docker = tmp_path / "docker"
+    docker.write_text("#!/bin/sh\necho 'See docker --help' >&2\nexit 1\n")
+    docker.chmod(0o755)
+    command = [sys.executable, "-m", "airflow_vineyard_deploy", "check"]
+    env = {**os.environ, "PATH": f"{tmp_path}:/bin"}
+    done = subprocess.run(command, cwd=str(tmp_path), env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, "Install its Compose plugin, 2.20" in done.stdout) == (1, True), done
 
 
 def test_a_size_that_is_none(services: Services) -> None:

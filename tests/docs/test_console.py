@@ -32,8 +32,8 @@ ELSEWHERE = {
     "python3 -m venv .venv && .venv/bin/pip install -q nox && .venv/bin/nox": ".ci/run",
     # Wheels are built of the same folders, and what installing them brings is looked at there.
     "pip install ./packages/*": "tests/test_packaging.py::test_wheel_holds_every_source_file_and_no_other",
-    "pip install airflow-provider-vineyard": "tests/test_packaging.py::test_requirements",
-    "pip install 'vineyard-client[*": "tests/test_packaging.py::test_requirements",
+    "pip install './packages/*": "tests/test_packaging.py::test_requirements",
+    "vineyard-client serve --socket /run/*": "tests/two_hosts/test_flights.py::test_each_value_crosses_once",
     "nox -s two-hosts": "tests/two_hosts/test_flights.py::test_each_value_crosses_once",
     "nox -s deploy-e2e": _COMPOSE,
     "airflow dags test my_dag": "tests/airflow/test_examples.py::test_etl_pandas",

@@ -289,6 +289,29 @@ def test_another_value_in_the_place(client: vc.Client, blob: Any) -> None:
         client.get(ref)
 
 
+@pytest.mark.parametrize("call", ["get", "delete", "migrate", "info", "exists"])
+@pytest.mark.parametrize("made", [lambda ref: ref.to_json(), lambda ref: None, lambda ref: ref.id.encode()])
+def test_what_is_no_reference(client: vc.Client, call: str, made: Any) -> None:
+    """Its JSON form, for example, says how to make one of it."""
+    ref = client.put((1, 2))
+    with pytest.raises(vc.InvalidReference, match=r"is no ObjectRef\. ObjectRef\.from_json makes one"):
+        getattr(client, call)(made(ref))
+    assert client.get(ref) == (1, 2)
+
+
+def test_an_endpoint_that_is_none(server: vc.EmbeddedServer) -> None:
+    """It would be written into each reference."""
+    with pytest.raises(vc.InvalidReference, match="'abc' is no endpoint"):
+        vc.connect(server.socket, endpoint="abc")
+
+
+def test_larger_than_the_store() -> None:
+    """No amount of deleting would help."""
+    with vc.EmbeddedServer("4Mi") as small, vc.connect(small.socket) as client:
+        with pytest.raises(vc.StoreFull, match="The value is larger than the whole store"):
+            client.put(bytearray(5 << 20))
+
+
 def test_a_future_version(client: vc.Client, blob: Any) -> None:
     """A value in a layout of a later release says what to upgrade."""
     ref = client.put(LARGE)

@@ -63,9 +63,8 @@ def nested(depth: int) -> Any:
         -(2**63),
         2**63 - 1,
         1.5,
-        0.0,
         5e-324,
-        -9999999999999998.0,
+        [0.0, -9999999999999998.0],
         "",
         "äöü 🦄 \u2028 \x01",
         [],
@@ -198,3 +197,10 @@ def test_a_large_value_costs_no_more_than_a_small_one(value: Any) -> None:
 def test_airflows_own(key: Any, value: Any, expected: bool) -> None:
     """Airflow's own XComs are known by key, and by shape where Airflow does not tell the key."""
     assert is_airflows_own(key, value) is expected
+
+
+@pytest.mark.parametrize("value", [800.0, 0.0, -3.0])
+def test_a_whole_float_alone(value: float) -> None:
+    """In SQLite, a column of JSON makes an integer of it; within a list or dict it is text."""
+    assert inline_json(value, LIMIT) is None
+    assert inline_json([value], LIMIT) == f"[{value}]".encode()

@@ -88,6 +88,28 @@ def test_the_embedded_servers_size(options: Callable[..., None], monkeypatch: py
             subject.put(b"x" * (16 << 20), ORIGIN)
 
 
+def test_a_value_larger_than_the_store(options: Callable[..., None]) -> None:
+    """Freeing would not help."""
+    with vineyard_client.EmbeddedServer(size="8Mi") as small:
+        options(ipc_socket=small.socket)
+        with pytest.raises(StoreFull, match="larger than the whole store: give vineyardd a larger --size"):
+            subject.put(b"x" * (16 << 20), ORIGIN)
+        kept = [subject.put(b"x" * (3 << 20), ORIGIN) for _ in range(2)]
+        with pytest.raises(StoreFull, match="Free what no DAG run needs any more with airflow-vineyard gc --orphans"):
+            subject.put(b"x" * (3 << 20), ORIGIN)
+        assert all(subject.get(row) == b"x" * (3 << 20) for row in kept)
+
+
+def test_a_class_that_nobody_can_allow(store: Any) -> None:
+    """The remedy is one that works: plain data, or a module of its own."""
+    with pytest.raises(UnsafeType) as error:
+        subject.put({"lock": threading.Lock()}, ORIGIN)
+    assert "allowed_classes" not in str(error.value) and "plain data" in error.value.hint
+    of_a_dag_file = type("Order", (), {"__module__": "unusual_prefix_95cc_orders"})
+    with pytest.raises(UnsafeType, match="Move the class into a module that tasks can import"):
+        subject.put(of_a_dag_file(), ORIGIN)
+
+
 def test_errors_survive_pickling(store: Any) -> None:
     """Airflow hands errors from process to process."""
     with pytest.raises(UnsafeType) as error:

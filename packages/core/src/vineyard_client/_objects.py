@@ -196,10 +196,13 @@ def _allocate(connection: Connection, nbytes: int) -> Tuple[BufferReply, BufferR
     if not isinstance(refusals[0], StoreFull):
         raise refusals[0]
     status = connection.call(InstanceStatus())
+    hint = "Delete what nobody needs (vineyard-client list), or give vineyardd a larger --size."
+    if nbytes > status.memory_limit:
+        hint = "The value is larger than the whole store: give vineyardd a larger --size."
     raise StoreFull(
         f"The store at {connection.peer} has no room for {nbytes} bytes: "
         f"{status.memory_used} of {status.memory_limit} are in use.",
-        "Delete what nobody needs (vineyard-client list), or give vineyardd a larger --size.",
+        hint,
         requested=nbytes,
         used=status.memory_used,
         limit=status.memory_limit,

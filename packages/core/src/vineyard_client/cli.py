@@ -41,7 +41,8 @@ def _serve(arguments: argparse.Namespace) -> None:
     path = os.path.abspath(_path(arguments))
     options = {"size": arguments.size, "reserve_memory": arguments.reserve_memory}
     if arguments.detach:
-        server.ensure_server(path, **options)
+        if not server.ensure_server(path, **options, options=arguments.vineyardd):
+            print("A server listens there already; it keeps the size and options that it has.", file=sys.stderr)
         print(path)
         return
     command = [*server.server_command(path, **options), *arguments.vineyardd]

@@ -19,6 +19,7 @@ from . import _codec, _objects
 from ._connection import Connection
 from ._io.deadline import Deadline
 from ._io.pinfile import PinFile
+from ._io.tcp import split_endpoint
 from ._io.unix import UnixStream
 from ._processes import PerProcess
 from ._wire.messages import DeleteData, InstanceStatus, Persist
@@ -27,7 +28,7 @@ from .exceptions import ConnectionFailed, ObjectCorrupted, ObjectNotFound, Store
 from .ids import format_id, parse_id
 from .meta import TOMBSTONE, VALUE, ValueMeta, check_labels
 from .migration import Migration
-from .reference import Draft, ObjectInfo, ObjectRef, StoreStatus
+from .reference import Draft, ObjectInfo, ObjectRef, StoreStatus, number_of
 
 if TYPE_CHECKING:
     from .native import NativeObject
@@ -68,6 +69,7 @@ class Client:
     what making a connection raises, ``DeadlineExceeded`` when the time is up, and ``ServerError`` when it refuses.
 
     Raises:
+        InvalidReference: the endpoint is none.
         ConnectionFailed: nobody listens at the path, or the credentials are refused.
         ProtocolError: what listens there is not vineyardd.
         UnsupportedVersion: the server is too old.
@@ -83,12 +85,14 @@ class Client:
         allowed_classes: Sequence[str] = (),
         endpoint: Optional[str] = None,
         peers: Sequence[str] = (),
-        starter: Optional[Callable[[str], None]] = None,
+        starter: Optional[Callable[[str], object]] = None,
     ) -> None:
         self.socket = os.fspath(socket)
         self._timeout = timeout
         self._credentials = {"username": username, "password": password}
         self._allowed_classes = tuple(allowed_classes)
+        if endpoint is not None:
+            split_endpoint(endpoint)
         self._endpoint = endpoint
         self._starter = starter
         self._migration = Migration(self.socket, timeout=timeout, **self._credentials, peers=peers)
@@ -139,7 +143,7 @@ class Client:
             connection = self._connection()
             meta = self._meta(connection, encoded, token, labels)
             if same_as:
-                number = _objects.share_object(connection, meta, parse_id(same_as.id), encoded.chunks)
+                number = _objects.share_object(connection, meta, number_of(same_as), encoded.chunks)
             else:
                 number = self._with_room(lambda: _objects.write_object(connection, meta, encoded.chunks))
         finally:
@@ -240,6 +244,7 @@ class Client:
             UnsupportedVersion: another generation of this package wrote the value, a library that it needs is missing,
                 or it is native and of a type that is not known here.
         """
+        number_of(ref)  # whatever else it is, it is a reference
         connection = self._connection()
         patterns = (*self._allowed_classes, *allowed_classes)
         try:
@@ -280,7 +285,7 @@ class Client:
             StoreFull: there is no room here.
         """
         connection = self._connection()
-        number: int = parse_id(ref.id)
+        number: int = number_of(ref)
         try:
             meta = _objects.find_object(connection, number, ref.token)
         except ObjectNotFound as error:
@@ -303,7 +308,7 @@ class Client:
             MigrationFailed: the host of the original cannot be reached; the replica here is gone.
         """
         connection = self._connection()
-        number = parse_id(ref.id)
+        number = number_of(ref)
         existed = _objects.delete_object(connection, number, ref.token)
         if not existed:
             native = _native().find(connection, number, ref.token)
@@ -330,7 +335,7 @@ class Client:
             MigrationFailed: it is on a host that cannot be reached, and there is no replica here.
         """
         connection = self._connection()
-        number, token = (parse_id(ref.id), ref.token) if isinstance(ref, ObjectRef) else (parse_id(ref), None)
+        number, token = (parse_id(ref), None) if isinstance(ref, str) else (number_of(ref), ref.token)
         try:
             meta = _objects.find_object(connection, number, token)
             deleted = token is None and any(number == n for n, _ in _objects.list_objects(connection, TOMBSTONE))

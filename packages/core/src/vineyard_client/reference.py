@@ -18,9 +18,10 @@ from typing import Any, Dict, Mapping, Optional, Tuple
 from .exceptions import InvalidReference, UnsupportedVersion
 from .ids import is_token, parse_id
 
-__all__ = ["Draft", "ObjectInfo", "ObjectRef", "StoreStatus"]
+__all__ = ["Draft", "ObjectInfo", "ObjectRef", "StoreStatus", "number_of"]
 
 _VERSION = 1
+_NO_REFERENCE = "ObjectRef.from_json makes one of a reference's JSON form, Client.reference one of an object id."
 _FIELDS = {"v", "id", "token", "endpoint", "type", "size"}
 
 
@@ -90,6 +91,17 @@ class ObjectRef:
             wrong = sorted(map(str, set(data) ^ _FIELDS))
             raise InvalidReference(f"The reference lacks, or has beyond what it should: {', '.join(wrong):.200}.")
         return cls(**{key: data[key] for key in _FIELDS - {"v"}})
+
+
+def number_of(ref: ObjectRef) -> int:
+    """Return the object id in a reference as a number.
+
+    Raises:
+        InvalidReference: this is no ``ObjectRef``.
+    """
+    if not isinstance(ref, ObjectRef):
+        raise InvalidReference(f"{ref!r:.80} is no ObjectRef.", _NO_REFERENCE)
+    return parse_id(ref.id)
 
 
 @dataclass(frozen=True)

@@ -151,8 +151,17 @@ def server_command(socket: str, *, size: Size = None, reserve_memory: bool = Fal
         socket: path of its IPC socket.
         size: of the store; see ``parse_size``.
         reserve_memory: touch all of it at the start, so that it is charged to the server and there when needed.
+
+    Raises:
+        ServerStartFailed: there is no vineyardd for this platform.
+        ValueError: the size is none, or more than the memory there is.
     """
-    command = [find_binary(), f"--socket={socket}", "--size", str(parse_size(size)), "--meta", "local", "--rpc=false"]
+    number = parse_size(size)
+    if number > _memory():
+        raise ValueError(
+            f"A store of {number} bytes is more than the {_memory()} bytes that this host or container has."
+        )
+    command = [find_binary(), f"--socket={socket}", "--size", str(number), "--meta", "local", "--rpc=false"]
     return [*command, "--reserve_memory=true"] if reserve_memory else command
 
 
@@ -333,8 +342,13 @@ def _start_lock(socket: str, deadline: Deadline) -> Iterator[None]:
 
 
 def ensure_server(
-    socket: str, *, size: Size = None, reserve_memory: bool = False, timeout: float = START_TIMEOUT
-) -> None:
+    socket: str,
+    *,
+    size: Size = None,
+    reserve_memory: bool = False,
+    options: Sequence[str] = (),
+    timeout: float = START_TIMEOUT,
+) -> bool:
     """Return when a server listens at the path; start one if nobody does.
 
     Any number of processes may call this at once: one server is started. It goes on running when they end, until
@@ -344,25 +358,30 @@ def ensure_server(
         socket: path of the IPC socket; its folder is made if needed, for this user only.
         size: of the store, if one is started: bytes or a text such as ``"2Gi"``; None is half of the memory there is.
         reserve_memory: touch all of the memory at the start.
+        options: further options of vineyardd, such as ``--rpc=true``.
         timeout: seconds.
+
+    Returns:
+        Whether it was started; one that listens already keeps the size and options that it has.
 
     Raises:
         ServerStartFailed: there is no vineyardd for this platform, or it did not become ready.
         ConnectionFailed: there is something else at the path, or it is too long.
-        ValueError: the size is none.
+        ValueError: the size is none, or more than the memory there is.
     """
     if _listens(socket):
-        return
+        return False
     socket = os.path.abspath(socket)
-    command = server_command(socket, size=size, reserve_memory=reserve_memory)
+    command = [*server_command(socket, size=size, reserve_memory=reserve_memory), *options]
     deadline = Deadline(timeout)
     with _start_lock(socket, deadline):
         if _listens(socket):
-            return
+            return False
         log = socket + ".log"
         with _spawn(_DETACHED, log, command) as shell:
             pid = _read_pid(shell)
         _wait_ready(socket, pid, log, deadline)
+    return True
 
 
 def stop_server(socket: str, *, timeout: float = STOP_TIMEOUT) -> int:

@@ -24,6 +24,9 @@ __all__ = ["problems", "resource_problems"]
 
 _MIB = 1 << 20
 
+# The names that Compose looks for.
+_COMPOSE_FILES = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml")
+
 
 class _Failed(Exception):
     """A program that said no; the text is what it said last."""
@@ -32,12 +35,18 @@ class _Failed(Exception):
 def problems(folder: Path) -> List[str]:
     """Return what is wrong with the Compose project in a folder, each with what to change; empty if nothing is."""
     if not (folder / ".env").is_file():
+        if not any((folder / name).is_file() for name in _COMPOSE_FILES):
+            return [f"There is no Compose file in {folder}. Write one: airflow-vineyard-deploy write docker {folder}"]
         return [
             f"There is no {folder / '.env'}. Copy .env.example to .env and set AIRFLOW_UID in it, "
             'or run: echo "AIRFLOW_UID=$(id -u)" > .env'
         ]
     if not shutil.which("docker"):
         return ["There is no docker on PATH. Install Docker Engine with its Compose plugin, 2.20 or newer."]
+    try:
+        _run(folder, "docker", "compose", "version")
+    except _Failed:
+        return ["This docker has no Compose. Install its Compose plugin, 2.20 or newer."]
     try:
         project = json.loads(_run(folder, "docker", "compose", "config", "--format", "json"))
     except _Failed as error:

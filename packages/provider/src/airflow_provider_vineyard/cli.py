@@ -144,6 +144,8 @@ def _gc(arguments: argparse.Namespace) -> int:
     parts = [f"{reasons.count(reason)} {reason}" for reason in dict.fromkeys(reasons)]
     verb = "Would free" if arguments.dry_run else "Freed"
     print(f"{verb} {len(freed)} objects, {_bytes(total)}{': ' if parts else ''}{', '.join(parts)}.")
+    if arguments.orphans and arguments.grace != timedelta(0):
+        print("Orphans younger than --grace (1h) were left alone: a row may be about to be written for them.")
     return 0
 
 

@@ -72,6 +72,8 @@ def inline_json(value: object, limit: int) -> Optional[bytes]:
     """
     if looks_like_row(value) or looks_like_bare_id(value) or not _is_exact(value, limit):
         return None
+    if type(value) is float and value.is_integer():
+        return None  # SQLite gives a column of JSON the affinity of numbers: 800.0 would come back as 800
     text = json.dumps(value).encode("ascii")
     return text if len(text) <= limit else None
 

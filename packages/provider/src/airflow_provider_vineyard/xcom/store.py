@@ -19,11 +19,14 @@ from airflow_provider_vineyard.settings import Settings, get_settings
 from airflow_provider_vineyard.xcom import members
 
 if TYPE_CHECKING:
-    from vineyard_client import Client, ObjectRef, VineyardError
+    from vineyard_client import Client, ObjectRef, UnsafeType, VineyardError
 
 __all__ = ["free", "get", "get_bare", "put"]
 
 log = logging.getLogger(__name__)
+
+# What the names of modules begin with that Airflow makes of DAG files.
+_DAG_FILE = "unusual_prefix_"
 
 _own_endpoints: MutableMapping[Client, Optional[str]] = WeakKeyDictionary()
 
@@ -205,15 +208,20 @@ def _put_hint(error: VineyardError, settings: Settings) -> str:
     from vineyard_client import StoreFull, UnsafeType
 
     if isinstance(error, UnsafeType):
-        return _class_hint(error.name)
+        return _class_hint(error)
     if isinstance(error, StoreFull):
         larger = "set a larger [vineyard] size" if settings.embedded else "give vineyardd a larger --size"
-        return f"Clear the tasks whose XComs nobody needs any more, or {larger} and restart it."
+        if error.limit and error.requested > error.limit:
+            return f"The value is larger than the whole store: {larger} and restart it."
+        return (
+            "Free what no DAG run needs any more with airflow-vineyard gc --orphans, or --older-than, on this host, or "
+            f"{larger} and restart it."
+        )
     return _connection_hint(error, settings)
 
 
 def _get_hint(error: VineyardError, origin: Origin, settings: Settings) -> str:
-    from vineyard_client import ObjectNotFound, UnsafeType
+    from vineyard_client import ConnectionFailed, ObjectNotFound, UnsafeType
 
     if isinstance(error, ObjectNotFound):
         task = f"task {origin.dag_id}.{origin.task_id}" if origin.task_id else "the task that returned it"
@@ -222,14 +230,25 @@ def _get_hint(error: VineyardError, origin: Origin, settings: Settings) -> str:
             f"Clear {task}, so that it runs again and stores the value anew."
         )
     if isinstance(error, UnsafeType):
-        return _class_hint(error.name)
-    return _connection_hint(error, settings)
+        return _class_hint(error)
+    hint = _connection_hint(error, settings)
+    if isinstance(error, ConnectionFailed) and settings.embedded:
+        task = f"clear {origin.dag_id}.{origin.task_id}" if origin.task_id else "clear the task that returned it"
+        hint += f" What it stored is gone when it ended: {task}."
+    return hint
 
 
-def _class_hint(name: str) -> str:
+def _class_hint(error: UnsafeType) -> str:
+    if error.name.startswith(_DAG_FILE):
+        return (
+            "Its class is defined in the file of a DAG, which Airflow loads under a name that no other process knows. "
+            "Move the class into a module that tasks can import, and allow that in [vineyard] allowed_classes."
+        )
+    if "allowed_classes" not in error.hint:
+        return error.hint  # what can never be allowed
     return (
-        f"If it is yours to trust, add {name or 'its class'} to [vineyard] allowed_classes on every host, else return "
-        "plain data."
+        f"If it is yours to trust, add {error.name or 'its class'} to [vineyard] allowed_classes on every host, else "
+        "return plain data."
     )
 
 
