@@ -87,6 +87,11 @@ def test_small_values_are_put_as_always(client: vc.Client) -> None:
     assert client.put((1, 2), same_as=first).token != first.token
 
 
+def test_what_is_no_reference(client: vc.Client) -> None:
+    with pytest.raises(vc.InvalidReference, match="is no ObjectRef"):
+        client.put(buffer(1), same_as=client.put(1).to_json())  # type: ignore[arg-type]
+
+
 def test_a_value_that_is_gone_is_put_again(client: vc.Client) -> None:
     first = client.put(buffer(1))
     client.delete(first)

@@ -137,13 +137,14 @@ class Client:
         labels = check_labels(labels)
         if native:
             return self._put_native(value, labels, persist)
-        token = bytes.fromhex(same_as.token) if same_as else os.urandom(16)
+        other = None if same_as is None else number_of(same_as)
+        token = os.urandom(16) if same_as is None else bytes.fromhex(same_as.token)
         encoded = _codec.encode(value, token=token, allowed_classes=(*self._allowed_classes, *allowed_classes))
         try:
             connection = self._connection()
             meta = self._meta(connection, encoded, token, labels)
-            if same_as:
-                number = _objects.share_object(connection, meta, number_of(same_as), encoded.chunks)
+            if other is not None:
+                number = _objects.share_object(connection, meta, other, encoded.chunks)
             else:
                 number = self._with_room(lambda: _objects.write_object(connection, meta, encoded.chunks))
         finally:

@@ -124,11 +124,12 @@ def _gc(arguments: argparse.Namespace) -> int:
         return _wrong("--dag-id narrows --orphans or --older-than; give one of them")
     if arguments.grace is not None and not arguments.orphans:
         return _wrong("--grace belongs to --orphans")
+    grace = DEFAULT_GRACE if arguments.grace is None else arguments.grace
     freed = free_unneeded(
         orphans=arguments.orphans,
         older_than=arguments.older_than,
         dag_id=arguments.dag_id,
-        grace=DEFAULT_GRACE if arguments.grace is None else arguments.grace,
+        grace=grace,
         dry_run=arguments.dry_run,
     )
     # Objects with one token share their memory.
@@ -144,8 +145,8 @@ def _gc(arguments: argparse.Namespace) -> int:
     parts = [f"{reasons.count(reason)} {reason}" for reason in dict.fromkeys(reasons)]
     verb = "Would free" if arguments.dry_run else "Freed"
     print(f"{verb} {len(freed)} objects, {_bytes(total)}{': ' if parts else ''}{', '.join(parts)}.")
-    if arguments.orphans and arguments.grace != timedelta(0):
-        print("Orphans younger than --grace (1h) were left alone: a row may be about to be written for them.")
+    if arguments.orphans and grace:
+        print(f"What is younger than --grace ({grace}) is left alone: a row may be about to be written for it.")
     return 0
 
 
