@@ -33,7 +33,7 @@ from typing import Any, Callable, Dict, Iterator
 from report import FLOOR, OURS, Report, collect, fresh, options
 
 import vineyard_client as vc
-from vineyard_client import _objects
+from vineyard_client._store import objects
 from vineyard_client._wire.framing import encode_frame
 from vineyard_client._wire.messages import CreateBuffer, DeleteData, DropBuffer, GetRemoteBuffers, Register, Request
 from vineyard_client.ids import parse_id
@@ -116,7 +116,7 @@ def sample_bare_loop(client: vc.Client, ref: vc.ObjectRef, source: str) -> float
     import fcntl
 
     with vc.connect(source) as there:
-        original = _objects.find_object(there._connection(), parse_id(ref.id), ref.token)
+        original = objects.find_object(there._connection(), parse_id(ref.id), ref.token)
     connection = client._connection()
     blob = connection.call(CreateBuffer(original.size))
     fd, offset = connection.store_fd(blob.payload), blob.payload.offset

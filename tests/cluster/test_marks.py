@@ -18,11 +18,11 @@ from vineyard_testing.hosts import Server
 from vineyard_testing.streams import ScriptedStream
 
 import vineyard_client as vc
-from vineyard_client._connection import Connection
-from vineyard_client._objects import find_object, finish_object
+from vineyard_client._store.connection import Connection
+from vineyard_client._store.meta import ValueMeta
+from vineyard_client._store.objects import find_object, finish_object
 from vineyard_client._wire.messages import IsInUse
 from vineyard_client.ids import BLOB_BIT, parse_id
-from vineyard_client.meta import ValueMeta
 
 SIZE = 4_000_000
 

@@ -13,14 +13,14 @@ from vineyard_testing.hosts import Server
 from vineyard_testing.streams import ScriptedStream, got_buffers, payload
 
 import vineyard_client as vc
-from vineyard_client import _objects
-from vineyard_client._connection import Connection
+from vineyard_client._hosts.migration import Migration
+from vineyard_client._hosts.remote import RemoteConnection
+from vineyard_client._hosts.replicas import Claim
 from vineyard_client._io.tcp import TcpStream
-from vineyard_client._remote import RemoteConnection
-from vineyard_client._replicas import Claim
+from vineyard_client._store import objects
+from vineyard_client._store.connection import Connection
 from vineyard_client._wire.messages import GetData
 from vineyard_client.ids import BLOB_BIT, parse_id
-from vineyard_client.migration import Migration
 
 BLOB = BLOB_BIT | 7
 VALUE = np.arange(500_000)
@@ -179,7 +179,7 @@ def test_a_value_that_rotted_is_not_brought(servers: Trio) -> None:
     ref = put(a)
     with a.client() as client:
         connection = client._connection()
-        blob = _objects.find_object(connection, parse_id(ref.id), ref.token).blob
+        blob = objects.find_object(connection, parse_id(ref.id), ref.token).blob
         place, _ = connection.pin(blob, then=GetData([1]))
         assert place is not None
         for position, error in ((0, vc.ObjectCorrupted), (16, vc.ObjectCorrupted)):
@@ -222,7 +222,7 @@ def test_a_replica_that_is_deleted_at_once(servers: Trio) -> None:
 
         def deleted(local: Connection, ref: vc.ObjectRef) -> int:
             number = replicate(local, ref)
-            assert _objects.delete_object(local, number, ref.token)
+            assert objects.delete_object(local, number, ref.token)
             return number
 
         client._migration.replicate = deleted  # type: ignore[method-assign]

@@ -15,7 +15,7 @@ from vineyard_testing import until
 from vineyard_testing.processes import fork, in_child, wait
 
 import vineyard_client as vc
-from vineyard_client._replicas import Busy, Replicas
+from vineyard_client._hosts.replicas import Busy, Replicas
 
 TOKEN = "0123456789abcdef" * 2
 NUMBER = 0x6880CF8B40000003

@@ -18,9 +18,9 @@ from vineyard_testing.clients import WatchedClient
 from vineyard_testing.peers import Peer
 
 import vineyard_client as vc
-from vineyard_client._connection import Connection
 from vineyard_client._io.deadline import Deadline
 from vineyard_client._io.unix import UnixStream
+from vineyard_client._store.connection import Connection
 from vineyard_client._wire.messages import CreateData, GetBuffers, GetData
 from vineyard_client.ids import format_id, parse_id
 
@@ -227,7 +227,7 @@ def blob(server: vc.EmbeddedServer) -> Iterator[Callable[[vc.Client, vc.ObjectRe
     connections = []
 
     def overwrite(client: vc.Client, ref: vc.ObjectRef, position: int, data: bytes) -> None:
-        from vineyard_client._objects import find_object
+        from vineyard_client._store.objects import find_object
 
         meta = find_object(client._connection(), parse_id(ref.id), ref.token)
         other = Connection(UnixStream.connect(server.socket, Deadline(5)), timeout=5)

@@ -11,7 +11,7 @@ import pytest
 from vineyard_testing.processes import fork, wait
 
 import vineyard_client as vc
-from vineyard_client.collect import DEAD_WRITER, DELETED
+from vineyard_client._store.collect import DEAD_WRITER, DELETED
 
 pytestmark = pytest.mark.integration
 

@@ -14,8 +14,9 @@ from vineyard_testing.clients import WatchedClient
 from vineyard_testing.processes import fork, wait
 
 import vineyard_client as vc
+from vineyard_client._store import objects
+from vineyard_client._store.collect import DEAD_WRITER
 from vineyard_client._wire.messages import CreateBuffer, Seal
-from vineyard_client.collect import DEAD_WRITER
 
 pytestmark = pytest.mark.integration
 
@@ -279,11 +280,9 @@ def test_an_interrupted_put(store: vc.Client) -> None:
             yield bytes(1000)
             raise KeyboardInterrupt
 
-    from vineyard_client import _objects
-
     meta = store._meta(store._connection(), _encoded(SIZE), bytes(16), {})
     with pytest.raises(KeyboardInterrupt):
-        _objects.write_object(store._connection(), meta, Chunks())  # type: ignore[arg-type]
+        objects.write_object(store._connection(), meta, Chunks())  # type: ignore[arg-type]
     assert list(store.list()) == [] and used(store) == before
     assert store.get(store.put(buffer(2))) == buffer(2)
 

@@ -18,8 +18,8 @@ from vineyard_testing.clients import WatchedClient
 from vineyard_testing.processes import fork, in_child, run_python, wait
 
 import vineyard_client as vc
+from vineyard_client._store.collect import DELETED, EXPIRED
 from vineyard_client._wire.messages import IsInUse
-from vineyard_client.collect import DELETED, EXPIRED
 
 pytestmark = pytest.mark.integration
 
@@ -572,7 +572,7 @@ def test_many_live_values(client: vc.Client) -> None:
 
 
 def client_blob(client: vc.Client, ref: vc.ObjectRef) -> int:
-    from vineyard_client._objects import find_object
+    from vineyard_client._store.objects import find_object
     from vineyard_client.ids import parse_id
 
     return find_object(client._connection(), parse_id(ref.id), ref.token).blob

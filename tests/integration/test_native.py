@@ -13,10 +13,10 @@ from vineyard_testing.processes import run_python
 
 import vineyard_client as vc
 from vineyard_client import _native
+from vineyard_client._native.objects import NativeObject
+from vineyard_client._store.meta import TOMBSTONE
 from vineyard_client._wire.messages import CreateBuffer, CreateData, DeleteData, GetData, IsInUse, Seal
 from vineyard_client.ids import BLOB_BIT, format_id, parse_id
-from vineyard_client.meta import TOMBSTONE
-from vineyard_client.native import NativeObject
 
 pytestmark = pytest.mark.integration
 

@@ -13,7 +13,7 @@ from vineyard_testing import until
 from vineyard_testing.processes import run_python
 
 import vineyard_client as vc
-from vineyard_client.meta import INLINE_LIMIT
+from vineyard_client._store.meta import INLINE_LIMIT
 
 pytestmark = pytest.mark.integration
 

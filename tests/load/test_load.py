@@ -24,7 +24,7 @@ from vineyard_testing.one_host import OneHost, missing
 
 import vineyard_client
 from airflow_provider_vineyard.reference import RowReference
-from vineyard_client.meta import INLINE_LIMIT
+from vineyard_client._store.meta import INLINE_LIMIT
 
 pytestmark = [pytest.mark.airflow, pytest.mark.integration]
 

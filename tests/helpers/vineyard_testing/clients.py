@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Callable
 
 from vineyard_client import Client
-from vineyard_client._connection import Connection
+from vineyard_client._store.connection import Connection
 
 from .streams import WatchedStream
 

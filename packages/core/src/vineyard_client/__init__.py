@@ -14,10 +14,9 @@ interface; everything in a module with a leading underscore may change.
 
 from __future__ import annotations
 
-from ._processes import preload
+from ._store.collect import Collectable
 from ._version import __version__
-from .client import Client
-from .collect import Collectable
+from .client import Client, preload
 from .exceptions import (
     ConnectionFailed,
     DeadlineExceeded,

@@ -2,7 +2,7 @@
 
 A client has one connection per process, made when it is first needed and again after it broke, so a restarted server
 costs one failed call at most. All methods may be called from any thread and after a fork. How values are kept safe
-stands in ``_objects``, how they become bytes in ``_codec``.
+stands in ``_store.objects``, how they become bytes in ``_codec``.
 """
 
 from __future__ import annotations
@@ -15,25 +15,27 @@ from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Callable, Iterator, List, Mapping, Optional, Sequence, Type, TypeVar, Union
 
-from . import _codec, _objects
-from ._connection import Connection
+from . import _codec
+from ._hosts.migration import Migration
+from ._io import mapping
 from ._io.deadline import Deadline
 from ._io.pinfile import PinFile
 from ._io.tcp import split_endpoint
 from ._io.unix import UnixStream
-from ._processes import PerProcess
+from ._store import objects
+from ._store.collect import DEAD_WRITER, DELETED, EXPIRED, ORIGINAL_GONE, Candidate, Collectable, plan
+from ._store.connection import Connection
+from ._store.meta import TOMBSTONE, VALUE, ValueMeta, check_labels
+from ._store.processes import PerProcess
 from ._wire.messages import DeleteData, InstanceStatus, Persist
-from .collect import DEAD_WRITER, DELETED, EXPIRED, ORIGINAL_GONE, Candidate, Collectable, plan
 from .exceptions import ConnectionFailed, ObjectCorrupted, ObjectNotFound, StoreFull
 from .ids import format_id, parse_id
-from .meta import TOMBSTONE, VALUE, ValueMeta, check_labels
-from .migration import Migration
 from .reference import Draft, ObjectInfo, ObjectRef, StoreStatus, number_of
 
 if TYPE_CHECKING:
-    from .native import NativeObject
+    from ._native.objects import NativeObject
 
-__all__ = ["DEFAULT_TIMEOUT", "Client"]
+__all__ = ["DEFAULT_TIMEOUT", "Client", "preload"]
 
 log = logging.getLogger("vineyard_client.client")
 
@@ -144,9 +146,9 @@ class Client:
             connection = self._connection()
             meta = self._meta(connection, encoded, token, labels)
             if other is not None:
-                number = _objects.share_object(connection, meta, other, encoded.chunks)
+                number = objects.share_object(connection, meta, other, encoded.chunks)
             else:
-                number = self._with_room(lambda: _objects.write_object(connection, meta, encoded.chunks))
+                number = self._with_room(lambda: objects.write_object(connection, meta, encoded.chunks))
         finally:
             encoded.release()
         if number is None:  # it is not the same: a token of its own, then
@@ -201,7 +203,7 @@ class Client:
                 with ExitStack() as stack:
                     number, envelope = self._with_room(
                         lambda: stack.enter_context(
-                            _objects.open_draft(connection, meta, encoded.chunks, encoded.buffers_at)
+                            objects.open_draft(connection, meta, encoded.chunks, encoded.buffers_at)
                         )
                     )
                     draft = Draft(_codec.decode(envelope, token=token, allowed_classes=patterns))
@@ -264,15 +266,15 @@ class Client:
             noted = self._migration.noted(ref.token)
             if noted is not None:
                 with suppress(ObjectNotFound):
-                    return _objects.open_object(connection, noted, ref.token)
-        return _objects.open_object(connection, parse_id(ref.id), ref.token)
+                    return objects.open_object(connection, noted, ref.token)
+        return objects.open_object(connection, parse_id(ref.id), ref.token)
 
     def _remote_envelope(self, connection: Connection, ref: ObjectRef, replica: bool) -> memoryview:
         """Return the envelope of a value that is on another host."""
         if replica or self._migration.find(connection, ref.token):
             number = self._replicate(connection, ref)
             with suppress(ObjectNotFound):  # somebody may have deleted the replica at once
-                return _objects.open_object(connection, number, ref.token)
+                return objects.open_object(connection, number, ref.token)
         return self._migration.read(connection, ref)
 
     def migrate(self, ref: ObjectRef) -> ObjectRef:
@@ -288,11 +290,11 @@ class Client:
         connection = self._connection()
         number: int = number_of(ref)
         try:
-            meta = _objects.find_object(connection, number, ref.token)
+            meta = objects.find_object(connection, number, ref.token)
         except ObjectNotFound as error:
             self._must_be_elsewhere(connection, ref, error)
             number = self._replicate(connection, ref)
-            meta = _objects.find_object(connection, number, ref.token)
+            meta = objects.find_object(connection, number, ref.token)
         return self._reference(connection, number, meta)
 
     def delete(self, ref: ObjectRef) -> bool:
@@ -310,7 +312,7 @@ class Client:
         """
         connection = self._connection()
         number = number_of(ref)
-        existed = _objects.delete_object(connection, number, ref.token)
+        existed = objects.delete_object(connection, number, ref.token)
         if not existed:
             native = _native().find(connection, number, ref.token)
             existed = native is not None and native.delete()
@@ -338,8 +340,8 @@ class Client:
         connection = self._connection()
         number, token = (parse_id(ref), None) if isinstance(ref, str) else (number_of(ref), ref.token)
         try:
-            meta = _objects.find_object(connection, number, token)
-            deleted = token is None and any(number == n for n, _ in _objects.list_objects(connection, TOMBSTONE))
+            meta = objects.find_object(connection, number, token)
+            deleted = token is None and any(number == n for n, _ in objects.list_objects(connection, TOMBSTONE))
             return self._info(connection, number, meta, deleted)
         except (ObjectNotFound, ObjectCorrupted) as error:
             native = _native().find(connection, number, token)
@@ -352,7 +354,7 @@ class Client:
         if found:
             return self._info(connection, *found)
         token, endpoint = ref.token, ref.endpoint
-        meta = self._migration.at_source(connection, ref, lambda remote: _objects.find_object(remote, number, token))
+        meta = self._migration.at_source(connection, ref, lambda remote: objects.find_object(remote, number, token))
         return replace(self._info(connection, number, meta), ref=ref, socket=endpoint or "")
 
     def reference(self, id: str) -> ObjectRef:
@@ -396,7 +398,7 @@ class Client:
         """
         wanted = check_labels(labels)
         connection = self._connection()
-        for number, meta in _objects.list_objects(connection, TOMBSTONE if deleted else VALUE):
+        for number, meta in objects.list_objects(connection, TOMBSTONE if deleted else VALUE):
             if all(meta.labels.get(key) == value for key, value in wanted.items()):
                 yield self._info(connection, number, meta, deleted)
 
@@ -434,12 +436,12 @@ class Client:
             dry_run: free nothing, only return what would be.
         """
         connection = self._connection()
-        tombstones = _objects.list_objects(connection, TOMBSTONE)
-        values = _objects.list_objects(connection, VALUE)
-        tombstones = _objects.orphaned(tombstones, values)
+        tombstones = objects.list_objects(connection, TOMBSTONE)
+        values = objects.list_objects(connection, VALUE)
+        tombstones = objects.orphaned(tombstones, values)
         gone = self._migration.gone_originals(meta for _, meta in values if meta.origin is not None)
-        writers = _objects.incomplete_objects(connection, values)
-        unread = set(_objects.unread_tombstones(connection, tombstones))
+        writers = objects.incomplete_objects(connection, values)
+        unread = set(objects.unread_tombstones(connection, tombstones))
         candidates = [
             Candidate(
                 self._info(connection, number, meta),
@@ -460,7 +462,7 @@ class Client:
                 connection.call(DeleteData(garbage))
             for action in actions:
                 if action.reason in (EXPIRED, ORIGINAL_GONE):
-                    _objects.delete_object(connection, parse_id(action.info.ref.id), action.info.ref.token)
+                    objects.delete_object(connection, parse_id(action.info.ref.id), action.info.ref.token)
             expired = {action.info.ref.token for action in actions if action.reason == EXPIRED}
             self._migration.withdraw(meta for _, meta in values if meta.origin is not None and meta.token in expired)
             self._migration.tidy(connection)
@@ -532,7 +534,7 @@ class Client:
         try:
             connection.call(Persist(number))
         except BaseException:
-            _objects.discard(connection, DeleteData([number]))
+            objects.discard(connection, DeleteData([number]))
             raise
 
     def _may_be_elsewhere(self, connection: Connection, ref: ObjectRef) -> bool:
@@ -595,6 +597,15 @@ _NO_ENDPOINT_HINT = "Its reference names no host: if it was put on another one, 
 
 def _native() -> Type[NativeObject]:
     """Import what knows vineyard's own types; most processes never meet any."""
-    from .native import NativeObject
+    from ._native.objects import NativeObject
 
     return NativeObject
+
+
+def preload() -> None:
+    """Load what values of the libraries that this process has imported need: some milliseconds of work.
+
+    For a process that forks others, which then need not do it, each before its first value. It imports no library.
+    """
+    _codec.preload()
+    mapping.preload()

@@ -22,9 +22,9 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Dict, Iterator, List, Optional, Sequence, Type, Union
 
-from ._connection import Connection
 from ._io.deadline import Deadline
 from ._io.unix import UnixStream, is_socket
+from ._store.connection import Connection
 from ._wire.messages import InstanceStatus
 from .client import DEFAULT_TIMEOUT, Client
 from .exceptions import ConnectionFailed, ServerStartFailed, VineyardError

@@ -13,8 +13,8 @@ from vineyard_testing import UNIT
 from vineyard_testing.processes import fork, in_child, run_python, wait
 from vineyard_testing.streams import REGISTERED, Descriptor, ScriptedStream, got_buffers, memory, payload
 
-from vineyard_client._connection import Connection
 from vineyard_client._io.pinfile import PinFile
+from vineyard_client._store.connection import Connection
 from vineyard_client._wire.messages import (
     CreateBuffer,
     Exists,
@@ -766,7 +766,7 @@ def test_views_pinned_before_the_fork_are_the_childs_too(store: int, pin_files: 
 FORK_WHILE_CONNECTING = """
 import os, sys, threading, warnings
 warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads is what this is about
-from vineyard_client._connection import Connection
+from vineyard_client._store.connection import Connection
 from vineyard_testing.streams import ScriptedStream
 
 sys.setswitchinterval(1e-6)

@@ -1,4 +1,4 @@
-"""What processes that fork need: a connection for each, and what can be loaded before.
+"""One connection of a client for each process, across forks.
 
 A connection is made when it is first needed, and again after it broke. A forked child gets its own.
 
@@ -12,11 +12,9 @@ import os
 import threading
 from typing import Callable, Dict, Optional
 
-from . import _codec
-from ._connection import Connection
-from ._io import mapping
+from .connection import Connection
 
-__all__ = ["PerProcess", "preload"]
+__all__ = ["PerProcess"]
 
 
 class _Slot:
@@ -55,12 +53,3 @@ class PerProcess:
         mine = self._slots.pop(os.getpid(), None)
         if mine and mine.connection:
             mine.connection.close()
-
-
-def preload() -> None:
-    """Load what values of the libraries that this process has imported need: some milliseconds of work.
-
-    For a process that forks others, which then need not do it, each before its first value. It imports no library.
-    """
-    _codec.preload()
-    mapping.preload()

@@ -1,6 +1,6 @@
 """Objects of vineyard's own types, written by and for other engines on the same store: find, read, write, delete.
 
-What the types mean stands in ``_native``; here is what touches the store.
+What the types mean stands in ``forms`` and ``values``; here is what touches the store.
 
 *Which object.* A reference needs a token that no other object has, ever, though ids are reused. vineyard keeps two
 things with every object: a ``signature``, which the server draws from the time in milliseconds and a counter (up to
@@ -31,9 +31,8 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
-from . import _native
-from ._connection import Connection
-from ._wire.messages import (
+from .._store.connection import Connection
+from .._wire.messages import (
     CreateBuffer,
     CreateData,
     DeleteData,
@@ -46,10 +45,12 @@ from ._wire.messages import (
     Request,
     Seal,
 )
-from ._wire.status import CODE_NOT_SEALED
-from .exceptions import InvalidReference, ObjectCorrupted, ObjectNotFound, ServerError, StoreFull, VineyardError
-from .ids import BLOB_BIT, format_id, is_blob
-from .reference import ObjectInfo, ObjectRef
+from .._wire.status import CODE_NOT_SEALED
+from ..exceptions import InvalidReference, ObjectCorrupted, ObjectNotFound, ServerError, StoreFull, VineyardError
+from ..ids import BLOB_BIT, format_id, is_blob
+from ..reference import ObjectInfo, ObjectRef
+from . import values
+from .forms import BLOB, Draft, blob_ids
 
 __all__ = ["PICKLES", "NativeObject"]
 
@@ -113,14 +114,14 @@ class NativeObject:
             socket: the IPC socket of the instance.
             endpoint: where other hosts reach it.
         """
-        blobs = list(_native.blob_ids(self.tree))
+        blobs = list(blob_ids(self.tree))
         trees = self.connection.call(GetData(blobs)) if blobs else {}
         # What its own metadata say of its size is often 0.
         size = sum(int(tree.get("length", 0)) for tree in trees.values())
         labels = json.loads(self.tree.get("__labels", "{}"))
         return ObjectInfo(
             ref=ObjectRef(format_id(self.number), self.token, endpoint, self.typename, size),
-            summary=_native.describe(self.tree),
+            summary=values.describe(self.tree),
             labels={str(key): str(value) for key, value in labels.items()},
             created=datetime.fromtimestamp(self.tree["__timestamp"] / 1000, timezone.utc),
             host=os.uname().nodename,
@@ -142,7 +143,7 @@ class NativeObject:
         """
         connection, name = self.connection, f"{format_id(self.number)} ({self.typename})"
         here = connection.instance.instance_id
-        places = _native.blob_ids(self.tree)
+        places = blob_ids(self.tree)
         elsewhere = sorted(set(places.values()) - {here})
         if elsewhere:
             raise ObjectNotFound(
@@ -157,7 +158,7 @@ class NativeObject:
                 f"{name} lacks {len(places) - len(blobs)} of its {len(places)} blobs.",
                 "Somebody freed them one by one: run again what produced it.",
             )
-        return _native.read(self.tree, blobs, unpickle=PICKLES in allowed_classes)
+        return values.read(self.tree, blobs, unpickle=PICKLES in allowed_classes)
 
     def delete(self) -> bool:
         """Delete it and those of its parts that belong to no other object; vineyard frees the memory at once."""
@@ -165,12 +166,12 @@ class NativeObject:
         return True
 
     @staticmethod
-    def draft(value: object) -> _native.Draft:
-        """Say how a value is to be stored; see ``_native.draft``."""
-        return _native.draft(value)
+    def draft(value: object) -> Draft:
+        """Say how a value is to be stored; see ``values.draft``."""
+        return values.draft(value)
 
     @staticmethod
-    def write(connection: Connection, draft: _native.Draft, labels: Mapping[str, str]) -> NativeObject:
+    def write(connection: Connection, draft: Draft, labels: Mapping[str, str]) -> NativeObject:
         """Store an object and its parts.
 
         Raises:
@@ -233,14 +234,14 @@ class _Writer:
         self._blobs: List[int] = []
         self._objects: List[int] = []
 
-    def store(self, draft: _native.Draft) -> int:
+    def store(self, draft: Draft) -> int:
         """Store all parts and return the id of the whole."""
         parts = list(draft.parts())
         buffers = [part for one in parts for part in one.members.values() if isinstance(part, memoryview)]
         blobs = dict(zip(map(id, buffers), self._store_blobs(buffers)))
         height: Dict[int, int] = {}
         for part in parts:
-            below = [height[id(member)] for member in part.members.values() if isinstance(member, _native.Draft)]
+            below = [height[id(member)] for member in part.members.values() if isinstance(member, Draft)]
             height[id(part)] = 1 + max(below, default=-1)
         trees: Dict[int, Dict[str, Any]] = {}
         for level in range(height[id(draft)] + 1):
@@ -279,7 +280,7 @@ class _Writer:
             ) from error
 
     def _tree(
-        self, part: _native.Draft, blobs: Mapping[int, Mapping[str, Any]], trees: Mapping[int, Mapping[str, Any]]
+        self, part: Draft, blobs: Mapping[int, Mapping[str, Any]], trees: Mapping[int, Mapping[str, Any]]
     ) -> Dict[str, Any]:
         members = {
             name: blobs[id(member)] if isinstance(member, memoryview) else trees[id(member)]
@@ -290,13 +291,13 @@ class _Writer:
     def _head(self, typename: str, nbytes: int) -> Dict[str, Any]:
         instance = self._connection.instance.instance_id
         head = {"typename": typename, "nbytes": nbytes, "instance_id": instance, "transient": True}
-        return head if typename == _native.BLOB else {**head, "global": False}
+        return head if typename == BLOB else {**head, "global": False}
 
     def _member(self, number: int, typename: str, nbytes: int) -> Dict[str, Any]:
         return {"id": format_id(number), **self._head(typename, nbytes)}
 
     def _blob(self, number: int, nbytes: int) -> Dict[str, Any]:
-        return {**self._member(number, _native.BLOB, nbytes), "length": nbytes}
+        return {**self._member(number, BLOB, nbytes), "length": nbytes}
 
     def undo(self) -> None:
         """Free everything that was stored; what is gone already is no matter."""

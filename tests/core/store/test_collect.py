@@ -7,7 +7,7 @@ from typing import Any, List, Optional
 
 import pytest
 
-from vineyard_client.collect import DEAD_WRITER, DELETED, EXPIRED, ORIGINAL_GONE, Candidate, Collectable, plan
+from vineyard_client._store.collect import DEAD_WRITER, DELETED, EXPIRED, ORIGINAL_GONE, Candidate, Collectable, plan
 from vineyard_client.reference import ObjectInfo, ObjectRef
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)

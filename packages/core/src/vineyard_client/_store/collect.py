@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Iterable, List, Mapping, NamedTuple, Optional
 
-from .reference import ObjectInfo
+from ..reference import ObjectInfo
 
 __all__ = ["DEAD_WRITER", "DELETED", "EXPIRED", "ORIGINAL_GONE", "Candidate", "Collectable", "plan"]
 

@@ -22,9 +22,9 @@ import time
 from contextlib import contextmanager, suppress
 from typing import Any, Dict, Iterator, List, Optional
 
-from ._io.deadline import Deadline
-from .exceptions import InvalidReference, MigrationFailed
-from .ids import format_id, is_token, parse_id
+from .._io.deadline import Deadline
+from ..exceptions import InvalidReference, MigrationFailed
+from ..ids import format_id, is_token, parse_id
 
 __all__ = ["Busy", "Claim", "Replicas"]
 

@@ -29,8 +29,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
-from ._connection import Connection
-from ._wire.messages import (
+from .._wire.messages import (
     BufferReply,
     CreateBuffer,
     CreateData,
@@ -44,9 +43,10 @@ from ._wire.messages import (
     Request,
     Seal,
 )
-from ._wire.status import CODE_NOT_SEALED
-from .exceptions import ObjectCorrupted, ObjectNotFound, ServerError, StoreFull, VineyardError
-from .ids import format_id
+from .._wire.status import CODE_NOT_SEALED
+from ..exceptions import ObjectCorrupted, ObjectNotFound, ServerError, StoreFull, VineyardError
+from ..ids import format_id
+from .connection import Connection
 from .meta import GUARD_SIZE, INLINE_LIMIT, TOMBSTONE, VALUE, ValueMeta
 
 __all__ = [

@@ -28,13 +28,13 @@ import weakref
 from collections import deque
 from typing import Any, Callable, Deque, Dict, Iterable, List, Optional, Sequence, Set, Tuple, TypeVar, Union
 
-from ._io.deadline import Deadline
-from ._io.fds import OwnedFD
-from ._io.mapping import holds, map_private, map_shared, read_exact, write_all
-from ._io.pinfile import PinFile
-from ._io.stream import Stream
-from ._wire.framing import FrameDecoder, Message, encode_frame
-from ._wire.messages import (
+from .._io.deadline import Deadline
+from .._io.fds import OwnedFD
+from .._io.mapping import holds, map_private, map_shared, read_exact, write_all
+from .._io.pinfile import PinFile
+from .._io.stream import Stream
+from .._wire.framing import FrameDecoder, Message, encode_frame
+from .._wire.messages import (
     GetBuffers,
     InstanceReply,
     IsInUse,
@@ -45,7 +45,7 @@ from ._wire.messages import (
     fds_announced,
     parse_reply,
 )
-from .exceptions import (
+from ..exceptions import (
     ConnectionFailed,
     ObjectCorrupted,
     ProtocolError,

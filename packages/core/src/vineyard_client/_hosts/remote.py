@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from typing import Callable, List, Optional, Sequence
 
-from ._connection import Connection
-from ._io.deadline import Deadline
-from ._io.tcp import TcpStream
-from ._wire.messages import GetRemoteBuffers, InstanceStatus, Request
-from .exceptions import ObjectNotFound, ProtocolError, ServerError
-from .ids import format_id
+from .._io.deadline import Deadline
+from .._io.tcp import TcpStream
+from .._store.connection import Connection
+from .._wire.messages import GetRemoteBuffers, InstanceStatus, Request
+from ..exceptions import ObjectNotFound, ProtocolError, ServerError
+from ..ids import format_id
 
 __all__ = ["RemoteConnection"]
 

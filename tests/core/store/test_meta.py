@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vineyard_client._store.meta import GUARD_SIZE, TOMBSTONE, VALUE, ValueMeta
 from vineyard_client.exceptions import ObjectCorrupted, UnsupportedVersion, VineyardError
 from vineyard_client.ids import format_id, is_token
-from vineyard_client.meta import GUARD_SIZE, TOMBSTONE, VALUE, ValueMeta
 
 BLOB, GUARD = (1 << 63) | 5, (1 << 63) | 6
 

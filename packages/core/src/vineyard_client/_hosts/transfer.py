@@ -13,14 +13,15 @@ import time
 from dataclasses import replace
 from typing import Callable
 
-from . import _codec, _objects
-from ._connection import Connection
-from ._remote import RemoteConnection
-from ._wire.messages import CreateData, GetData, Label
-from .exceptions import MigrationFailed, ObjectNotFound, VineyardError
-from .ids import format_id, parse_id
-from .meta import REPLICA_LABEL, ValueMeta
-from .reference import ObjectRef
+from .. import _codec
+from .._store import objects
+from .._store.connection import Connection
+from .._store.meta import REPLICA_LABEL, ValueMeta
+from .._wire.messages import CreateData, GetData, Label
+from ..exceptions import MigrationFailed, ObjectNotFound, VineyardError
+from ..ids import format_id, parse_id
+from ..reference import ObjectRef
+from .remote import RemoteConnection
 
 __all__ = ["copy_here", "delete_there", "label_original", "read_from"]
 
@@ -51,14 +52,14 @@ def copy_here(local: Connection, remote: RemoteConnection, ref: ObjectRef, recor
     """
     started = time.monotonic()
     number = parse_id(ref.id)
-    original = _objects.find_object(remote, number, ref.token)
+    original = objects.find_object(remote, number, ref.token)
     here = local.instance.instance_id
     meta = replace(original, instance_id=here, origin=remote.peer, origin_id=ref.id)
     copy = local.call(CreateData(meta.tree())) if meta.content is not None else _pull_blob(local, remote, number, meta)
     try:
         record(copy)
     except BaseException:
-        _objects.delete_object(local, copy, ref.token)
+        objects.delete_object(local, copy, ref.token)
         raise
     log.debug("pulled %s from %s: %d bytes in %.3f s", ref.id, remote.peer, meta.size, time.monotonic() - started)
     label_original(remote, number, local.peer)
@@ -67,11 +68,11 @@ def copy_here(local: Connection, remote: RemoteConnection, ref: ObjectRef, recor
 
 def _pull_blob(local: Connection, remote: RemoteConnection, number: int, meta: ValueMeta) -> int:
     source = meta.blob
-    with _objects.start_object(local, meta) as (copy, meta, payload):
+    with objects.start_object(local, meta) as (copy, meta, payload):
         remote.fetch_into_file(source, meta.size, local.store_fd(payload), payload.offset)
         _codec.check(local.peek(payload), token=bytes.fromhex(meta.token))
-        _objects.find_object(remote, number, meta.token)
-        _objects.finish_object(local, meta)
+        objects.find_object(remote, number, meta.token)
+        objects.finish_object(local, meta)
     return copy
 
 
@@ -85,7 +86,7 @@ def read_from(remote: RemoteConnection, ref: ObjectRef) -> memoryview:
         ProtocolError: what came makes no sense.
     """
     number = parse_id(ref.id)
-    original = _objects.find_object(remote, number, ref.token)
+    original = objects.find_object(remote, number, ref.token)
     if original.content is not None:
         return memoryview(bytearray(original.content))
     try:
@@ -96,7 +97,7 @@ def read_from(remote: RemoteConnection, ref: ObjectRef) -> memoryview:
             "Read it with a replica in the store, or give the process more memory.",
         ) from error
     remote.fetch_into(original.blob, memory)
-    _objects.find_object(remote, number, ref.token)
+    objects.find_object(remote, number, ref.token)
     return memory
 
 
@@ -106,7 +107,7 @@ def delete_there(remote: RemoteConnection, ref: ObjectRef) -> bool:
     Raises:
         ObjectNotFound: it is not there.
     """
-    if _objects.delete_object(remote, parse_id(ref.id), ref.token):
+    if objects.delete_object(remote, parse_id(ref.id), ref.token):
         return True
     raise ObjectNotFound(f"{ref.id} is not in {remote.peer}.")
 

@@ -36,8 +36,8 @@ from base64 import b64decode, b64encode
 from dataclasses import dataclass, field
 from typing import Any, Dict, Mapping, Optional, Tuple
 
-from .exceptions import ObjectCorrupted, UnsupportedVersion, VineyardError
-from .ids import format_id, is_token, parse_id
+from ..exceptions import ObjectCorrupted, UnsupportedVersion, VineyardError
+from ..ids import format_id, is_token, parse_id
 
 __all__ = ["GUARD_SIZE", "INLINE_LIMIT", "REPLICA_LABEL", "TOMBSTONE", "VALUE", "ValueMeta", "check_labels"]
 

@@ -5,7 +5,7 @@ are read over RPC, a blob of its size is started here, the bytes go from the soc
 the reference's endpoint does not lead to the value (another name, another network), the owner is looked up in the
 cluster's metadata, if instances share some.
 
-Once per host, however many ask: ``_replicas`` says how.
+Once per host, however many ask: ``_hosts.replicas`` says how.
 
 What is still there after a failure: nothing at the source, which is only read. Here, a started object that is deleted
 at once, or, if this process was killed, an object that ``collect`` recognises by its dead writer.
@@ -21,13 +21,11 @@ from contextlib import suppress
 from fnmatch import fnmatchcase
 from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple, TypeVar
 
-from . import _objects
-from ._connection import Connection
-from ._remote import RemoteConnection
-from ._replicas import Busy, Replicas
-from ._transfer import copy_here, delete_there, label_original, read_from
-from ._wire.messages import ClusterMeta, GetData
-from .exceptions import (
+from .._store import objects
+from .._store.connection import Connection
+from .._store.meta import ValueMeta
+from .._wire.messages import ClusterMeta, GetData
+from ..exceptions import (
     ConnectionFailed,
     InvalidReference,
     MigrationFailed,
@@ -37,9 +35,11 @@ from .exceptions import (
     StoreFull,
     VineyardError,
 )
-from .ids import parse_id
-from .meta import ValueMeta
-from .reference import ObjectRef
+from ..ids import parse_id
+from ..reference import ObjectRef
+from .remote import RemoteConnection
+from .replicas import Busy, Replicas
+from .transfer import copy_here, delete_there, label_original, read_from
 
 __all__ = ["Migration"]
 
@@ -140,7 +140,7 @@ class Migration:
         except Busy:
             log.debug("the value %s is on its way here; that will fail by itself, as the original is gone", token)
             return False
-        return number is not None and _objects.delete_object(local, number, token)
+        return number is not None and objects.delete_object(local, number, token)
 
     def tidy(self, local: Connection) -> None:
         """Remove the files that name no replica any more."""
@@ -317,6 +317,6 @@ def _verified(local: Connection, number: Optional[int], token: str) -> Optional[
     if number is None:
         return None
     try:
-        return number, _objects.find_object(local, number, token)
+        return number, objects.find_object(local, number, token)
     except ObjectNotFound:
         return None
