@@ -27,6 +27,7 @@ LAYERS: List[Set[str]] = [
     {"_wire", "_io", "_codec"},
     {"_store"},
     {"_native", "_hosts"},
+    {"_calls"},
     {"client"},
     {"server"},
     {"cli"},
@@ -41,6 +42,7 @@ ONLY: Dict[str, Set[str]] = {
     "_io": {"exceptions"},
     "_codec": {"exceptions"},
     "_store": {"exceptions", "ids", "reference", "_wire", "_io"},
+    "_calls": {"exceptions", "ids", "reference", "_wire", "_io", "_store", "_native", "_hosts"},
 }
 
 # What a layer that does no I/O, or knows no messages, has no use for.

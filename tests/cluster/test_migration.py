@@ -218,14 +218,14 @@ def test_a_replica_that_is_deleted_at_once(servers: Trio) -> None:
     ref = put(a)
 
     def read(client: vc.Client) -> bool:
-        replicate = client._migration.replicate
+        replicate = client._session.migration.replicate
 
         def deleted(local: Connection, ref: vc.ObjectRef) -> int:
             number = replicate(local, ref)
             assert objects.delete_object(local, number, ref.token)
             return number
 
-        client._migration.replicate = deleted  # type: ignore[method-assign]
+        client._session.migration.replicate = deleted  # type: ignore[method-assign]
         return bool((client.get(ref) == VALUE).all())
 
     assert b.do(read)

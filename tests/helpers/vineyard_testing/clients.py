@@ -22,9 +22,11 @@ class WatchedClient(Client):
         self.before: Callable[[int, str], None] = _nothing
         self.after: Callable[[int, str], None] = _nothing
         super().__init__(socket, **options)
+        connect = self._session._connect
+        self._session._connect = lambda: self._watch(connect())  # type: ignore[method-assign]
+        self._watch(self._connection())
 
-    def _connect(self) -> Connection:
-        connection = super()._connect()
+    def _watch(self, connection: Connection) -> Connection:
         connection._stream = WatchedStream(
             connection._stream, lambda *step: self.before(*step), lambda *step: self.after(*step)
         )

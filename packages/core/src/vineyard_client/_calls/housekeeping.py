@@ -1,0 +1,140 @@
+"""What is in the store, and out with it: look, list, delete, collect."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from typing import Iterator, List, Mapping, Optional, Union
+
+from .._store import objects
+from .._store.collect import DEAD_WRITER, DELETED, EXPIRED, ORIGINAL_GONE, Candidate, Collectable, plan
+from .._store.meta import TOMBSTONE, VALUE, check_labels
+from .._wire.messages import DeleteData, InstanceStatus
+from ..exceptions import ObjectCorrupted, ObjectNotFound
+from ..ids import parse_id
+from ..reference import ObjectInfo, ObjectRef, StoreStatus, number_of
+from .session import Session, native_objects
+
+__all__ = ["collect", "delete", "info", "objects_there", "status"]
+
+log = logging.getLogger("vineyard_client.client")
+
+
+def info(session: Session, ref: Union[ObjectRef, str]) -> ObjectInfo:
+    """Return what the store knows of an object; see ``Client.info``.
+
+    Raises:
+        ObjectNotFound: the object is gone.
+        MigrationFailed: it is on a host that cannot be reached, and there is no replica here.
+    """
+    connection = session.connection()
+    number, token = (parse_id(ref), None) if isinstance(ref, str) else (number_of(ref), ref.token)
+    try:
+        meta = objects.find_object(connection, number, token)
+        deleted = token is None and any(number == n for n, _ in objects.list_objects(connection, TOMBSTONE))
+        return session.info(connection, number, meta, deleted)
+    except (ObjectNotFound, ObjectCorrupted) as error:
+        native = native_objects().find(connection, number, token)
+        if native is not None:
+            return native.info(session.socket, session.advertised(connection))
+        if not isinstance(ref, ObjectRef) or isinstance(error, ObjectCorrupted):
+            raise
+        session.must_be_elsewhere(connection, ref, error)
+    found = session.migration.find(connection, ref.token)
+    if found:
+        return session.info(connection, *found)
+    token, endpoint = ref.token, ref.endpoint
+    meta = session.migration.at_source(connection, ref, lambda remote: objects.find_object(remote, number, token))
+    return replace(session.info(connection, number, meta), ref=ref, socket=endpoint or "")
+
+
+def objects_there(session: Session, wanted: Mapping[str, str], deleted: bool) -> Iterator[ObjectInfo]:
+    """Iterate over the values, or over the tombstones, that have these labels, oldest first."""
+    connection = session.connection()
+    for number, meta in objects.list_objects(connection, TOMBSTONE if deleted else VALUE):
+        if all(meta.labels.get(key) == value for key, value in wanted.items()):
+            yield session.info(connection, number, meta, deleted)
+
+
+def status(session: Session) -> StoreStatus:
+    """Return how full the store is and who serves it."""
+    connection = session.connection()
+    found = connection.call(InstanceStatus())
+    return StoreStatus(
+        socket=session.socket,
+        version=connection.instance.version,
+        instance_id=connection.instance.instance_id,
+        metadata=found.deployment,
+        endpoint=session.advertised(connection),
+        memory_used=found.memory_used,
+        memory_limit=found.memory_limit,
+        connections=found.connections,
+    )
+
+
+def delete(session: Session, ref: ObjectRef) -> bool:
+    """Delete the object behind a reference, on its own host, and its replica here; see ``Client.delete``.
+
+    Returns:
+        Whether there was something to delete.
+
+    Raises:
+        MigrationFailed: the host of the original cannot be reached; the replica here is gone.
+    """
+    connection = session.connection()
+    number = number_of(ref)
+    existed = objects.delete_object(connection, number, ref.token)
+    if not existed:
+        native = native_objects().find(connection, number, ref.token)
+        existed = native is not None and native.delete()
+    if not existed and session.may_be_elsewhere(connection, ref):
+        try:
+            existed = session.migration.delete_original(connection, ref)
+        finally:
+            had_replica = session.migration.forget(connection, ref.token)
+        existed = existed or had_replica
+    log.debug("deleted %s" if existed else "%s was gone already", ref.id)
+    return existed
+
+
+def collect(
+    session: Session,
+    *,
+    older_than: Optional[timedelta] = None,
+    labels: Optional[Mapping[str, str]] = None,
+    dry_run: bool = False,
+) -> List[Collectable]:
+    """Free what nobody needs any more, and return what that was; see ``Client.collect``."""
+    connection = session.connection()
+    tombstones = objects.list_objects(connection, TOMBSTONE)
+    values = objects.list_objects(connection, VALUE)
+    tombstones = objects.orphaned(tombstones, values)
+    gone = session.migration.gone_originals(meta for _, meta in values if meta.origin is not None)
+    writers = objects.incomplete_objects(connection, values)
+    unread = set(objects.unread_tombstones(connection, tombstones))
+    candidates = [
+        Candidate(
+            session.info(connection, number, meta),
+            complete=number not in writers,
+            in_use=writers.get(number, False),
+            original_gone=meta.origin is not None and meta.token in gone,
+        )
+        for number, meta in values
+    ] + [
+        Candidate(session.info(connection, number, meta, deleted=True), in_use=number not in unread)
+        for number, meta in tombstones
+    ]
+    now = datetime.now(timezone.utc)
+    actions = plan(candidates, now=now, older_than=older_than, labels=check_labels(labels))
+    if not dry_run:
+        garbage = [parse_id(action.info.ref.id) for action in actions if action.reason in (DELETED, DEAD_WRITER)]
+        if garbage:
+            connection.call(DeleteData(garbage))
+        for action in actions:
+            if action.reason in (EXPIRED, ORIGINAL_GONE):
+                objects.delete_object(connection, parse_id(action.info.ref.id), action.info.ref.token)
+        expired = {action.info.ref.token for action in actions if action.reason == EXPIRED}
+        session.migration.withdraw(meta for _, meta in values if meta.origin is not None and meta.token in expired)
+        session.migration.tidy(connection)
+    return actions

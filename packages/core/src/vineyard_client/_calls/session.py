@@ -1,0 +1,174 @@
+"""What all calls of one client share: its store, a connection for each process, and how references are written.
+
+The connection is made when it is first needed and again after it broke, so a restarted server costs one failed call at
+most. All of it may be used from any thread and after a fork.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Callable, Mapping, Optional, Sequence, Type
+
+from .._hosts.migration import Migration
+from .._io.deadline import Deadline
+from .._io.pinfile import PinFile
+from .._io.tcp import split_endpoint
+from .._io.unix import UnixStream
+from .._store.connection import Connection
+from .._store.meta import ValueMeta
+from .._store.processes import PerProcess
+from ..exceptions import ConnectionFailed, ObjectNotFound
+from ..ids import format_id
+from ..reference import ObjectInfo, ObjectRef
+
+if TYPE_CHECKING:
+    from .._native.objects import NativeObject
+
+__all__ = ["Session", "native_objects"]
+
+log = logging.getLogger("vineyard_client.client")
+
+_NO_ENDPOINT_HINT = "Its reference names no host: if it was put on another one, turn vineyardd's RPC on there first."
+
+
+class Session:
+    """One client's store, and the way to others.
+
+    Args:
+        socket: path of the IPC socket.
+        timeout: seconds that each exchange with the server may take; None is for ever.
+        username: for a server started with ``--htpasswd``.
+        password: likewise.
+        endpoint: ``host:port`` to write into references; None is what the instance reports.
+        peers: patterns of the ``host:port`` of other hosts' instances.
+        starter: called with the socket path when nobody listens there; it must start a server or raise.
+
+    Raises:
+        InvalidReference: the endpoint is none.
+    """
+
+    def __init__(
+        self,
+        socket: str,
+        *,
+        timeout: Optional[float],
+        username: str,
+        password: str,
+        endpoint: Optional[str],
+        peers: Sequence[str],
+        starter: Optional[Callable[[str], object]],
+    ) -> None:
+        if endpoint is not None:
+            split_endpoint(endpoint)
+        self.socket = socket
+        self.closed = False
+        self.migration = Migration(socket, timeout=timeout, username=username, password=password, peers=peers)
+        self._timeout = timeout
+        self._credentials = {"username": username, "password": password}
+        self._endpoint = endpoint
+        self._starter = starter
+        self._connections = PerProcess()
+
+    def connection(self) -> Connection:
+        """Return this process's connection, a new one if there is none that works.
+
+        Raises:
+            ConnectionFailed: the client is closed, nobody listens, or the credentials are refused.
+            ProtocolError: what listens is not vineyardd.
+            UnsupportedVersion: the server is too old.
+        """
+        if self.closed:
+            raise ConnectionFailed(f"This client of {self.socket} is closed.", "Make another one with connect().")
+        return self._connections.get(self._connect)
+
+    def close(self) -> None:
+        """Close the connection; values that were read stay valid. Idempotent."""
+        self.closed = True
+        self._connections.close()
+
+    def _connect(self) -> Connection:
+        deadline = Deadline(self._timeout)
+        try:
+            stream = UnixStream.connect(self.socket, deadline)
+        except ConnectionFailed:
+            if self._starter is None:
+                raise
+            self._starter(self.socket)
+            stream = UnixStream.connect(self.socket, deadline)
+        connection = Connection(stream, timeout=self._timeout, **self._credentials)
+        # Not before it is certain that vineyardd listens there: beside another program's socket we leave no files.
+        pin_file = PinFile.open(self.socket + ".pins")
+        if pin_file is not None:
+            connection.pin_in(pin_file)
+        elif connection.endpoint:
+            log.warning(
+                "%s.pins cannot be opened: readers are protected by the server's marks alone, which clients of its RPC "
+                "port can undo. Let this user write to the socket's folder.",
+                self.socket,
+            )
+        return connection
+
+    # ---- where an object may be
+
+    def advertised(self, connection: Connection) -> Optional[str]:
+        """Return where other hosts reach the instance; None when its RPC is off."""
+        return self._endpoint or connection.endpoint if connection.endpoint else None
+
+    def may_be_elsewhere(self, connection: Connection, ref: ObjectRef) -> bool:
+        """Whether an object that is not here may be on another host, as its reference or the cluster says."""
+        if ref.endpoint not in (None, self.advertised(connection)):
+            return True
+        return self.migration.has_owner(connection, ref)
+
+    def must_be_elsewhere(self, connection: Connection, ref: ObjectRef, error: ObjectNotFound) -> None:
+        """Return if an object that is not here may be on another host; else raise what was found here."""
+        if self.may_be_elsewhere(connection, ref):
+            return
+        if ref.endpoint is None:
+            raise ObjectNotFound(error.what, f"{error.hint} {_NO_ENDPOINT_HINT}") from error
+        raise error
+
+    # ---- how objects are described
+
+    def meta(
+        self, connection: Connection, token: bytes, type: str, summary: str, size: int, labels: Mapping[str, str]
+    ) -> ValueMeta:
+        """Return the metadata of a value that is put here and now."""
+        return ValueMeta(
+            token=token.hex(),
+            type=type,
+            summary=summary,
+            size=size,
+            created=time.time(),
+            host=os.uname().nodename,
+            instance_id=connection.instance.instance_id,
+            labels=labels,
+        )
+
+    def reference(self, connection: Connection, number: int, meta: ValueMeta) -> ObjectRef:
+        """Return the reference to an object that is here."""
+        return ObjectRef(format_id(number), meta.token, self.advertised(connection), meta.type, meta.size)
+
+    def info(self, connection: Connection, number: int, meta: ValueMeta, deleted: bool = False) -> ObjectInfo:
+        """Return what people are told of an object that is here."""
+        return ObjectInfo(
+            ref=self.reference(connection, number, meta),
+            summary=meta.summary,
+            labels=meta.labels,
+            created=datetime.fromtimestamp(meta.created, timezone.utc),
+            host=meta.host,
+            socket=self.socket,
+            deleted=deleted,
+            origin=meta.origin,
+            replicas=meta.replicas,
+        )
+
+
+def native_objects() -> Type[NativeObject]:
+    """Import what knows vineyard's own types; most processes never meet any."""
+    from .._native.objects import NativeObject
+
+    return NativeObject

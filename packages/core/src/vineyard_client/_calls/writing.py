@@ -1,0 +1,94 @@
+"""Make objects, and room for them: in one step, in place, or in vineyard's own types."""
+
+from __future__ import annotations
+
+import logging
+from typing import Callable, Mapping, Optional, Sequence, TypeVar
+
+from .._store import objects
+from .._store.connection import Connection
+from .._store.meta import ValueMeta
+from .._wire.messages import DeleteData, Persist
+from ..exceptions import StoreFull
+from ..ids import format_id
+from ..reference import ObjectRef
+from . import housekeeping
+from .session import Session, native_objects
+
+__all__ = ["persist", "put", "put_native", "with_room"]
+
+log = logging.getLogger("vineyard_client.client")
+
+Stored = TypeVar("Stored")
+
+
+def put(
+    session: Session,
+    connection: Connection,
+    meta: ValueMeta,
+    chunks: Sequence[objects.Chunk],
+    *,
+    same_as: Optional[int],
+    persistent: bool,
+) -> Optional[ObjectRef]:
+    """Store an envelope and return the reference to it.
+
+    Args:
+        session: whose store it is.
+        connection: to that store.
+        meta: what is said of the value.
+        chunks: the envelope.
+        same_as: id of an object that may hold the same envelope, whose memory is shared then.
+        persistent: make it visible to every instance of the cluster.
+
+    Returns:
+        None if it is not the same as that other object; nothing is stored then.
+
+    Raises:
+        StoreFull: there is no room; nothing is stored.
+    """
+    if same_as is not None:
+        number = objects.share_object(connection, meta, same_as, chunks)
+        if number is None:
+            return None
+    else:
+        number = with_room(session, lambda: objects.write_object(connection, meta, chunks))
+    persist(connection, number, persistent)
+    log.debug("put %s: %s, %d bytes", format_id(number), meta.type, meta.size)
+    return session.reference(connection, number, meta)
+
+
+def put_native(session: Session, value: object, labels: Mapping[str, str], persistent: bool) -> ObjectRef:
+    """Store a value in vineyard's own types and return the reference to it.
+
+    Raises:
+        UnsafeType: vineyard's own types have no form for it.
+        StoreFull: there is no room; nothing is stored.
+    """
+    draft = native_objects().draft(value)
+    connection = session.connection()
+    written = with_room(session, lambda: native_objects().write(connection, draft, labels))
+    persist(connection, written.number, persistent)
+    log.debug("put %s: %s", format_id(written.number), written.typename)
+    return written.info(session.socket, session.advertised(connection)).ref
+
+
+def persist(connection: Connection, number: int, wanted: bool) -> None:
+    """Make an object visible to every instance of the cluster, if that is wanted; where it fails, the object goes."""
+    if not wanted:
+        return
+    try:
+        connection.call(Persist(number))
+    except BaseException:
+        objects.discard(connection, DeleteData([number]))
+        raise
+
+
+def with_room(session: Session, store: Callable[[], Stored]) -> Stored:
+    """Store something; when the store is full, collect what nobody needs and try once more."""
+    try:
+        return store()
+    except StoreFull:
+        if not housekeeping.collect(session):
+            raise
+        return store()
