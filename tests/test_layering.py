@@ -160,6 +160,28 @@ def test_layers(path: Path) -> None:
         assert core_parts(found) <= allowed, f"{found.where} imports {found.module} {found.names}"
 
 
+def modules_of(found: Import, known: Dict[str, Path]) -> Set[str]:
+    """Return those of the known modules that an import names; of a package, only what is taken from it."""
+    named = {f"{found.module}.{name}" for name in found.names}
+    return named & known.keys() or {found.module} & known.keys()
+
+
+def test_no_circles_in_the_codec() -> None:
+    """No module of the codec imports one that imports it back, through others or for its types only."""
+    paths = {
+        ".".join(path.relative_to(CORE.parent).with_suffix("").parts).replace(".__init__", ""): path
+        for path in sources(CORE / "_codec")
+    }
+    below = {
+        name: set().union(*[modules_of(found, paths) for found in imports(path, CORE.parent)])
+        for name, path in paths.items()
+    }
+    while below:
+        lowest = {name for name, imported in below.items() if not imported & below.keys()}
+        assert lowest, f"these import each other: {below}"
+        below = {name: imported for name, imported in below.items() if name not in lowest}
+
+
 @core_files
 def test_standard_library_only(path: Path) -> None:
     """Importing core imports nothing but Python itself; data libraries are imported in functions."""

@@ -21,8 +21,8 @@ import codec_models as models
 import pytest
 from codec_support import TOKEN, Assembler, blob, blob_of, decode, pickled
 
-from vineyard_client._codec import adapters, envelope
-from vineyard_client._codec.adapters import table
+from vineyard_client._codec import envelope
+from vineyard_client._codec.table import table
 from vineyard_client._codec.verify import verify
 from vineyard_client.exceptions import ObjectCorrupted, UnsafeType, UnsupportedVersion, VineyardError
 
@@ -75,7 +75,7 @@ sys.addaudithook(_audit)
 @pytest.fixture
 def traces(monkeypatch, tmp_path):
     """Watch what code that ran would touch."""
-    for package in adapters._MODULES:
+    for package in table.adapters:
         try:
             table.load(package)  # importing a library does many things; do them before
         except UnsupportedVersion:

@@ -396,26 +396,26 @@ def test_preloading_imports_no_library_but_takes_those_that_are_there():
 
 
 def test_a_library_in_a_strange_version_is_left_for_later(monkeypatch):
-    from vineyard_client._codec import adapters
+    from vineyard_client._codec.table import table
     from vineyard_client.exceptions import UnsupportedVersion
 
-    monkeypatch.setitem(adapters._MODULES, "sys", ("common", "no_such_function"))
+    monkeypatch.setitem(table.adapters, "sys", ("vineyard_client._codec.adapters.common", "no_such_function"))
     _codec.preload()
     with pytest.raises(UnsupportedVersion, match="Values of sys cannot be stored"):
-        adapters.table.load("sys")
+        table.load("sys")
 
 
 def test_a_missing_library_is_named():
     from codec_support import blob_of, pickled
 
-    from vineyard_client._codec import adapters
+    from vineyard_client._codec.table import table
     from vineyard_client.exceptions import UnsupportedVersion
 
-    adapters._MODULES["nosuchlibrary"] = ("common", "no_such_function")
+    table.adapters["nosuchlibrary"] = ("vineyard_client._codec.adapters.common", "no_such_function")
     try:
         with pytest.raises(
             UnsupportedVersion, match=r"Values of nosuchlibrary cannot be stored or read here: it is not installed"
         ):
             decode(blob_of(pickled(("MAKE", ("nosuchlibrary.Thing",)))))
     finally:
-        del adapters._MODULES["nosuchlibrary"]
+        del table.adapters["nosuchlibrary"]

@@ -1,9 +1,10 @@
 """Any Python value to bytes that fit into one blob, and back: same type, same value, nothing run, nothing copied twice.
 
-The parts, each with its own docstring: ``envelope`` (the bytes: the format's source of truth), ``writer`` and
-``reader`` (pickle protocol 5 in a language of six operations), ``verify`` (the check before anything runs), ``policy``
-(which classes of the caller's are allowed), ``adapters`` (known types, a module for each library, loaded when needed),
-``summary`` (a line for people).
+The parts, each with its own docstring, from what imports nothing of the others upwards: ``envelope`` (the bytes: the
+format's source of truth), ``ops`` and ``parts`` (the language of six operations, and checks of what stands in it),
+``policy`` (which classes of the caller's are allowed), ``table`` (what is declared of known types), ``verify`` (the
+check before anything runs), ``writer`` and ``reader`` (pickle protocol 5 in that language), ``adapters`` (known types,
+which fill the table: a module for each library, loaded when needed), ``summary`` (a line for people).
 """
 
 from __future__ import annotations

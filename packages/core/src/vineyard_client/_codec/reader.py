@@ -5,7 +5,7 @@ unpickler resolves exactly these names, each to a method of the ``Reader`` of th
 the size of the stream. No import and no lookup by name happens before the policy or the table of adapters agreed.
 
 Invariants: a class on the unpickler's stack is one whose constructor may be called with anything (that is what being a
-*value* means, ``adapters.Table``) or one that the caller allowed; makers take strings and data, never callables; errors
+*value* means, ``table``) or one that the caller allowed; makers take strings and data, never callables; errors
 of makers mean that the stored parts do not fit together.
 """
 
@@ -17,9 +17,9 @@ from typing import IO, Any, Dict, List, NoReturn, Tuple
 from vineyard_client.exceptions import ObjectCorrupted, UnsafeType, VineyardError
 
 from . import ops
-from .adapters import table
-from .adapters.common import refused, set_state
+from .parts import refused, set_state
 from .policy import Policy, qualified
+from .table import table
 from .verify import Stream, verify
 
 __all__ = ["Reader", "load"]

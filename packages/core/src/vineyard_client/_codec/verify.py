@@ -26,7 +26,7 @@ import io
 import re
 from typing import IO, Dict, List, Pattern, Union, cast
 
-from .adapters.common import damaged, refused
+from .parts import damaged, refused
 
 __all__ = ["Stream", "verify"]
 

@@ -19,10 +19,10 @@ from typing import Any, Callable, Dict, List, Set, Tuple
 
 from vineyard_client.exceptions import UnsafeType, VineyardError
 
-from .adapters import Reducer, table
 from .envelope import Chunk
 from .ops import CALL, NAME, NEW, STATE, Op
 from .policy import Policy, qualified
+from .table import Reducer, table
 
 __all__ = ["Writer", "dump"]
 

@@ -30,8 +30,8 @@ from .common import damaged
 
 if TYPE_CHECKING:
     from ..reader import Reader
+    from ..table import Table
     from ..writer import Writer
-    from . import Table
 
 pa: Any = None  # set by install(): this module is loaded for values of pyarrow only
 

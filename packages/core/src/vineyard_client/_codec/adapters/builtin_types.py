@@ -22,12 +22,13 @@ from vineyard_client.exceptions import UnsafeType
 
 from ..ops import FILL, MAKE
 from ..policy import qualified
+from ..writer import reduce_instance
 from .common import by_attributes, by_call, checked, checked_callable, damaged, from_text, refused
 
 if TYPE_CHECKING:
     from ..reader import Reader
+    from ..table import Table
     from ..writer import Writer
-    from . import Table
 
 # Classes that may be values themselves: calling them with anything at worst raises or uses memory.
 _VALUES = [
@@ -182,8 +183,6 @@ def _reduce_exception(writer: Writer, value: BaseException) -> Tuple[Any, ...]:
     base: Any = next(base for base in cls.__mro__ if base.__module__ == "builtins")
     own: Any = cls
     if own.__reduce__ is not base.__reduce__ or own.__reduce_ex__ is not object.__reduce_ex__:
-        from ..writer import reduce_instance
-
         return reduce_instance(writer, value)
     names = ("", cls.__name__) if cls is base else writer.name_of(cls)
     arguments = value.__reduce__()[1]

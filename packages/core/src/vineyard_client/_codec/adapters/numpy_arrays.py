@@ -21,14 +21,15 @@ from vineyard_client.exceptions import UnsafeType
 
 from ..ops import FILL, MAKE
 from ..policy import qualified
+from ..writer import reduce_instance
 from . import numpy_dtypes
 from .common import damaged, refused
 from .numpy_dtypes import PLAIN, dtype_spec, make_dtype
 
 if TYPE_CHECKING:
     from ..reader import Reader
+    from ..table import Table
     from ..writer import Writer
-    from . import Table
 
 np: Any = None  # set by install(): this module is loaded for values of numpy only
 
@@ -231,8 +232,6 @@ def _reduce_subclass(writer: Writer, array: Any) -> Tuple[Any, ...]:
     if cls.__name__ in _VIEWS and cls is _view_class(cls.__name__):
         return MAKE, ("numpy.view", "", cls.__name__, _base_array(array)), None
     if cls.__reduce__ is not np.ndarray.__reduce__ or cls.__setstate__ is not np.ndarray.__setstate__:
-        from ..writer import reduce_instance
-
         return reduce_instance(writer, array)
     names = writer.name_of(cls)
     head = "numpy.view", *names, _base_array(array)
@@ -270,8 +269,6 @@ def _reduce_scalar(writer: Writer, scalar: Any) -> Tuple[Any, ...]:
         # As an element of an array, or by numpy's own str(), it would lose trailing zeros.
         return MAKE, ("numpy.text", str.__str__(scalar) if cls is np.str_ else bytes.__getitem__(scalar, slice(None)))
     if cls is not dtype.type and not isinstance(scalar, np.void):
-        from ..writer import reduce_instance
-
         return reduce_instance(writer, scalar)
     if dtype.hasobject:
         array = np.empty((), dtype)
@@ -306,8 +303,6 @@ def _reduce_masked(writer: Writer, array: Any) -> Tuple[Any, ...]:
     if array is np.ma.masked:
         return MAKE, ("numpy.masked",)
     if type(array) is not np.ma.MaskedArray:
-        from ..writer import reduce_instance
-
         return reduce_instance(writer, array)
     data = array.data
     mask = None if array.mask is np.ma.nomask else np.asarray(array.mask)
@@ -334,8 +329,6 @@ def _make_masked(reader: Reader, *parts: Any) -> Any:
 
 def _reduce_other(writer: Writer, value: Any) -> Tuple[Any, ...]:
     """Write what is no array and no scalar; numpy loads some of its parts when they are first needed, and so do we."""
-    from ..writer import reduce_instance
-
     if type(value).__module__.startswith("numpy.random"):
         if type(value) is np.random.Generator:
             return _reduce_generator(writer, value)

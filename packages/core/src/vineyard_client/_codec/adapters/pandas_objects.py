@@ -21,13 +21,14 @@ from vineyard_client.exceptions import UnsafeType, UnsupportedVersion
 
 from ..ops import FILL, MAKE
 from ..policy import qualified
+from ..writer import own_reduction, reduce_instance
 from . import numpy_arrays
 from .common import damaged, refused
 
 if TYPE_CHECKING:
     from ..reader import Reader
+    from ..table import Table
     from ..writer import Writer
-    from . import Table
 
 pd: Any = None  # set by install(), like the rest: this module is loaded for values of pandas only
 np: Any = None
@@ -212,8 +213,6 @@ def _lookup(name: str, kind: str) -> Any:
 
 
 def _reduce(writer: Writer, value: Any) -> Tuple[Any, ...]:
-    from ..writer import own_reduction, reduce_instance
-
     own = _name(type(value))
     if own.startswith("Arrow") and own.endswith(("Array", "Semantics")):
         return _reduce_arrow_array(writer, value)
@@ -345,8 +344,6 @@ def _reduce_frame(writer: Writer, frame: Any) -> Tuple[Any, ...]:
         names = writer.name_of(cls)
         own: Any = cls
         if own.__reduce__ is not object.__reduce__ or own.__reduce_ex__ is not object.__reduce_ex__:
-            from ..writer import reduce_instance
-
             return reduce_instance(writer, frame)
     state = frame.__getstate__()
     manager = state.pop("_mgr")

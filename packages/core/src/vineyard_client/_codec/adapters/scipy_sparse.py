@@ -16,8 +16,8 @@ from .common import damaged
 
 if TYPE_CHECKING:
     from ..reader import Reader
+    from ..table import Table
     from ..writer import Writer
-    from . import Table
 
 # scipy 1.4 - 1.18; the arrays from 1.8 on.
 _NAMES = [

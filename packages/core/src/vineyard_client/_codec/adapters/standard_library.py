@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import uuid
 
     from ..reader import Reader
+    from ..table import Table
     from ..writer import Writer
-    from . import Table
 
 
 def install_datetime(table: Table) -> None:

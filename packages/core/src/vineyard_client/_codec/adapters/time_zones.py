@@ -16,8 +16,8 @@ from .common import by_attributes, by_call, checked, damaged
 
 if TYPE_CHECKING:
     from ..reader import Reader
+    from ..table import Table
     from ..writer import Writer
-    from . import Table
 
 _RELATIVE = [
     "years",

@@ -26,8 +26,8 @@ from .common import checked, damaged
 
 if TYPE_CHECKING:
     from ..reader import Reader
+    from ..table import Table
     from ..writer import Writer
-    from . import Table
 
 torch: Any = None  # set by install(): this module is loaded for values of torch only (2.0 - 2.13)
 

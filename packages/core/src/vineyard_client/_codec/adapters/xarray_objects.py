@@ -14,12 +14,13 @@ from vineyard_client.exceptions import UnsafeType, UnsupportedVersion
 
 from ..ops import FILL, MAKE
 from ..policy import qualified
+from ..writer import own_reduction
 from .common import damaged, set_state
 
 if TYPE_CHECKING:
     from ..reader import Reader
+    from ..table import Table
     from ..writer import Writer
-    from . import Table
 
 # Name -> the module it is defined in, and the versions of xarray it was seen in.
 NAMES: Dict[str, Tuple[str, str]] = {
@@ -52,8 +53,6 @@ def _find(name: str) -> Any:
 
 
 def _reduce(writer: Writer, value: Any) -> Tuple[Any, ...]:
-    from ..writer import own_reduction
-
     cls = type(value)
     if _find(cls.__name__) is not cls:
         raise UnsafeType(

@@ -1,0 +1,92 @@
+"""What the adapters declare of the types they know, found by type while writing and by name while reading.
+
+* reducers: ``reducer(writer, value)`` returns what pickle's ``__reduce__`` returns, with an operation of ``ops`` in
+  front: usually ``(MAKE, ("library.Type", *parts))``. Found by the exact type, by a base class for subclasses, or by
+  the package for all other types of it (a family), so that loading an adapter need not look every class up.
+* makers: ``maker(reader, *parts)`` checks the parts and returns the value. Parts come from the stored bytes and may be
+  anything: a maker never calls what it is given, and never builds from a number that it has not checked.
+* fillers: ``filler(reader, value, state)`` completes a value that may contain itself.
+* values: classes that may appear as values themselves, because calling them with anything does no harm.
+
+The table knows no adapter: ``adapters`` says which there are, and each is loaded when the first value of its library
+comes by, in either direction.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import threading
+from typing import Any, Callable, Dict, Set, Tuple
+
+from vineyard_client.exceptions import UnsupportedVersion
+
+__all__ = ["Filler", "Maker", "Reducer", "Table", "table"]
+
+# What they are given first is a ``writer.Writer`` or a ``reader.Reader``, which stand above and use this table.
+Reducer = Callable[[Any, Any], Tuple[Any, ...]]
+Maker = Callable[..., Any]
+Filler = Callable[[Any, Any, Any], None]
+
+
+class Table:
+    """Everything that the loaded adapters declared; there is one for the process."""
+
+    def __init__(self) -> None:
+        # Top-level package of a type, or first part of a maker's name -> the adapter module that knows it, and which
+        # function of that declares it.
+        self.adapters: Dict[str, Tuple[str, str]] = {}
+        self.reducers: Dict[type, Reducer] = {}
+        self.bases: Dict[type, Reducer] = {}
+        self.families: Dict[str, Reducer] = {}
+        self.makers: Dict[str, Maker] = {}
+        self.fillers: Dict[str, Filler] = {}
+        self.values: Dict[type, str] = {}
+        self.named: Dict[str, type] = {}
+        self._loaded: Set[str] = set()
+        self._lock = threading.RLock()
+
+    def value(self, name: str, cls: type) -> None:
+        """Let a class be stored as a value under a name of ours."""
+        self.values[cls] = name
+        self.named[name] = cls
+
+    def load(self, package: str) -> bool:
+        """Load the adapter of a package; return whether there is one.
+
+        Raises:
+            UnsupportedVersion: the package is not installed, or in a version that the adapter does not know.
+        """
+        row = self.adapters.get(package)
+        if row is None:
+            return False
+        if package not in self._loaded:
+            with self._lock:
+                if package not in self._loaded:
+                    module, function = row
+                    self._install(package, module, function)
+                    self._loaded.add(package)
+        return True
+
+    def load_present(self) -> None:
+        """Load the adapters of all packages that this process has imported already."""
+        for package in self.adapters:
+            if package in sys.modules:
+                try:
+                    self.load(package)
+                except UnsupportedVersion:
+                    continue  # to be said when a value of it comes by, which may never happen
+
+    def _install(self, package: str, module: str, function: str) -> None:
+        adapter = importlib.import_module(module)
+        try:
+            getattr(adapter, function)(self)
+        except (ImportError, AttributeError) as exc:
+            raise UnsupportedVersion(
+                f"Values of {package} cannot be stored or read here: it is not installed, or in a version that this "
+                f"release does not know ({type(exc).__name__}: {exc}).",
+                f"Install {package} where the value is read, in the version that wrote it.",
+            ) from exc
+
+
+table = Table()
