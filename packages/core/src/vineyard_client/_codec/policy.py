@@ -31,7 +31,7 @@ from typing import Any, Iterable, List, Tuple
 
 from vineyard_client.exceptions import UnsafeType
 
-__all__ = ["Policy", "policy_for", "qualified"]
+__all__ = ["Policy", "lookup", "policy_for", "qualified"]
 
 # Top-level modules whose classes and functions run, open, load or reach for things.
 NEVER = frozenset(
@@ -247,7 +247,7 @@ class Policy:
                 "Define it in a module.",
             )
         self._check_name(module, name)
-        found = _find(module, qualname, name)
+        found = lookup(module, qualname)
         # A bound classmethod is a new object at every look.
         if found is not thing and not (isinstance(thing, types.MethodType) and found == thing):
             raise _refused(name, f"what stands under that name is another object ({type(found).__name__})")
@@ -264,7 +264,7 @@ class Policy:
             raise _refused(repr((module, qualname)), "this is not a name")
         name = f"{module}.{qualname}"
         self._check_name(module, name)
-        found = _find(module, qualname, name)
+        found = lookup(module, qualname)
         self._check_object(found, name)
         if qualified(found) != name:
             raise _refused(name, f"what stands under that name is {qualified(found)}")
@@ -320,8 +320,12 @@ def _refused(name: str, why: str, hint: str = "Store plain data instead, such as
     return UnsafeType(f"{name} may not be stored or read: {why}.", hint, name)
 
 
-def _find(module: str, qualname: str, name: str) -> Any:
-    """Import and look up; between the module and the last name only classes are walked through."""
+def lookup(module: str, qualname: str) -> Any:
+    """Import and look up a name that somebody vouched for; on the way to the last part only classes are passed.
+
+    Raises:
+        UnsafeType: there is no such thing here.
+    """
     try:
         found: Any = sys.modules.get(module) or importlib.import_module(module)
         for position, part in enumerate(qualname.split(".")):
@@ -330,7 +334,7 @@ def _find(module: str, qualname: str, name: str) -> Any:
             found = getattr(found, part)
     except (ImportError, AttributeError, ValueError) as exc:
         raise _refused(
-            name,
+            f"{module}.{qualname}",
             f"it cannot be found here ({type(exc).__name__}: {exc})",
             "Install the package that defines it, in the version that wrote the value, where it is read.",
         ) from exc

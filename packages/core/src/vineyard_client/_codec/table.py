@@ -41,6 +41,8 @@ class Table:
         self.families: Dict[str, Reducer] = {}
         self.makers: Dict[str, Maker] = {}
         self.fillers: Dict[str, Filler] = {}
+        # Top-level package -> how its classes and functions are written as values, None if one may not be.
+        self.namers: Dict[str, Callable[[Any], Tuple[Any, ...] | None]] = {}
         self.values: Dict[type, str] = {}
         self.named: Dict[str, type] = {}
         self._loaded: Set[str] = set()

@@ -112,12 +112,16 @@ def reduce_op(writer: Writer, op: Op) -> Any:
 
 def reduce_name(writer: Writer, thing: Any) -> Tuple[Any, ...]:
     """Write a class or function as a value."""
+    module = getattr(thing, "__module__", None)
+    package = module.partition(".")[0] if isinstance(module, str) else ""
+    table.load(package)
     if isinstance(thing, type):
-        table.load(thing.__module__.partition(".")[0])
         known = table.values.get(thing)
         if known is not None:
             return NAME, ("", known)
-    return NAME, writer.name_of(thing)
+    namer = table.namers.get(package)
+    named = namer(thing) if namer is not None else None
+    return named or (NAME, writer.name_of(thing))
 
 
 def reduce_instance(writer: Writer, value: Any) -> Tuple[Any, ...]:

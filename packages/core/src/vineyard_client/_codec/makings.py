@@ -1,0 +1,196 @@
+"""What an object is made of besides its class: the content of a plain base, attributes, slots; taken and given back.
+
+Nothing here runs a method of the object's class. Content is read and set by the base's own functions
+(``dict.update(value, …)``, ``str.__new__(cls, …)``), attributes through the C descriptors of ``__dict__`` and of slots.
+So a class with an ``__init__``, ``__setattr__``, ``__setitem__`` or ``__getattribute__`` of its own is rebuilt exactly
+as it was, and none of them is asked.
+"""
+
+from __future__ import annotations
+
+import collections
+import sys
+import types
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Tuple
+
+from .parts import checked, checked_callable, damaged
+
+__all__ = ["Base", "attributes_of", "base_of", "give", "slots_of"]
+
+
+class Base(NamedTuple):
+    """How the content of a plain type is handled in objects of classes that derive from it.
+
+    Args:
+        make_parts: what the object has to be made with, as plain data.
+        make: makes an object of a class from them.
+        take: content that can be set afterwards, so that it may hold the object itself; None if there is none.
+        fill: sets it.
+    """
+
+    make_parts: Callable[[Any], Tuple[Any, ...]]
+    make: Callable[..., Any]
+    take: Callable[[Any], Any] | None = None
+    fill: Callable[[Any, Any], Any] | None = None
+
+
+def _nothing(value: Any) -> Tuple[Any, ...]:
+    return ()
+
+
+def _one(kind: type, take: Callable[[Any], Any]) -> Base:
+    """Return a base whose objects are made from one value of the plain type."""
+    new: Any = kind.__new__
+    return Base(lambda value: (take(value),), lambda cls, part: new(cls, checked(part, kind)))
+
+
+def _make_complex(cls: Any, real: Any, imag: Any) -> Any:
+    return complex.__new__(cls, checked(real, float), checked(imag, float))
+
+
+def _members(kind: Any) -> Callable[[Any], List[Any]]:
+    return lambda value: list(kind.__iter__(value))
+
+
+def _fill_list(value: Any, items: Any) -> None:
+    list.extend(value, checked(items, list))
+
+
+def _fill_set(value: Any, items: Any) -> None:
+    set.update(value, checked(items, list))
+
+
+def _fill_dict(value: Any, content: Any) -> None:
+    dict.update(value, checked(content, dict))
+
+
+def _take_ordered(value: Any) -> Dict[Any, Any]:
+    return dict(collections.OrderedDict.items(value))
+
+
+def _fill_ordered(value: Any, content: Any) -> None:
+    for key, item in checked(content, dict).items():
+        collections.OrderedDict.__setitem__(value, key, item)
+
+
+def _make_ordered(cls: Any) -> Any:
+    return collections.OrderedDict.__new__(cls)
+
+
+def _factory(value: Any) -> Tuple[Any, ...]:
+    return (vars(collections.defaultdict)["default_factory"].__get__(value),)
+
+
+def _make_defaultdict(cls: Any, factory: Any) -> Any:
+    made = dict.__new__(cls)
+    collections.defaultdict.__init__(made, None if factory is None else checked_callable(factory))
+    return made
+
+
+def _length(value: Any) -> Tuple[Any, ...]:
+    return (vars(collections.deque)["maxlen"].__get__(value),)
+
+
+def _make_deque(cls: Any, length: Any) -> Any:
+    made: Any = collections.deque.__new__(cls)
+    collections.deque.__init__(made, (), checked(length, int, type(None)))
+    return made
+
+
+def _fill_deque(value: Any, items: Any) -> None:
+    collections.deque.extend(value, checked(items, list))
+
+
+def _fill_bytearray(value: Any, content: Any) -> None:
+    bytearray.extend(value, checked(content, bytes))
+
+
+_whole = slice(None)
+# The plain types that an object may derive from. Those that C knows come first where one derives from another.
+_BASES: Dict[type, Base] = {
+    str: _one(str, str.__str__),
+    int: _one(int, int.__index__),
+    float: _one(float, float.__float__),
+    complex: Base(
+        lambda value: (complex.real.__get__(value), complex.imag.__get__(value)),
+        _make_complex,
+    ),
+    bytes: _one(bytes, lambda value: bytes.__getitem__(value, _whole)),
+    tuple: _one(tuple, lambda value: tuple.__getitem__(value, _whole)),
+    frozenset: Base(
+        lambda value: (list(frozenset.__iter__(value)),),
+        lambda cls, items: frozenset.__new__(cls, checked(items, list)),
+    ),
+    bytearray: Base(_nothing, bytearray.__new__, lambda value: bytes(memoryview(value)), _fill_bytearray),
+    list: Base(_nothing, list.__new__, lambda value: list.__getitem__(value, _whole), _fill_list),
+    set: Base(_nothing, set.__new__, _members(set), _fill_set),
+    collections.defaultdict: Base(_factory, _make_defaultdict, dict.copy, _fill_dict),
+    collections.OrderedDict: Base(_nothing, _make_ordered, _take_ordered, _fill_ordered),
+    collections.deque: Base(_length, _make_deque, _members(collections.deque), _fill_deque),
+    dict: Base(_nothing, dict.__new__, dict.copy, _fill_dict),
+    types.SimpleNamespace: Base(_nothing, types.SimpleNamespace.__new__),
+    object: Base(_nothing, object.__new__),
+}
+
+
+def base_of(cls: type) -> Tuple[type, Base]:
+    """Return the plain type that a class derives from and how its content is handled; ``object`` at the least."""
+    for base in cls.__mro__:
+        found = _BASES.get(base)
+        if found is not None:
+            return base, found
+    raise AssertionError(cls)
+
+
+def _dict_of(value: Any) -> Dict[str, Any] | None:
+    """Return the attributes of an object, past a property or ``__getattribute__`` of its class; None if it has none."""
+    for base in type(value).__mro__:
+        descriptor: Any = vars(base).get("__dict__")
+        if type(descriptor) in (types.GetSetDescriptorType, types.MemberDescriptorType):
+            attributes: Dict[str, Any] = descriptor.__get__(value)
+            return attributes
+    return None
+
+
+def slots_of(cls: type) -> Iterator[Tuple[str, Any]]:
+    """Return name and descriptor of each slot that Python code declared for objects of a class."""
+    for base in cls.__mro__:
+        if base.__flags__ & _HEAP_TYPE and "__slots__" in vars(base):
+            for name, descriptor in vars(base).items():
+                if type(descriptor) is types.MemberDescriptorType and descriptor.__objclass__ is base:
+                    yield name, descriptor
+
+
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement, or by C in the same way
+
+
+def attributes_of(value: Any) -> Tuple[Dict[str, Any] | None, Dict[str, Any]]:
+    """Return copies of an object's attributes, and of what its slots hold, as far as they hold anything."""
+    slots: Dict[str, Any] = {}
+    for name, descriptor in slots_of(type(value)):
+        try:
+            slots.setdefault(name, descriptor.__get__(value))
+        except AttributeError:
+            continue  # it holds nothing
+    attributes = _dict_of(value)
+    return (dict(attributes) if attributes else None), slots
+
+
+def give(value: Any, attributes: Any, slots: Any) -> None:
+    """Set the attributes and slots of an object that was just made.
+
+    Raises:
+        ObjectCorrupted: they are not what an object of its class can have.
+    """
+    if attributes:
+        target = _dict_of(value)
+        if target is None:
+            raise damaged(f"it sets attributes of a {type(value).__qualname__}, which has none")
+        for key, item in checked(attributes, dict).items():
+            target[sys.intern(checked(key, str))] = item
+    if slots:
+        declared = dict(reversed(list(slots_of(type(value)))))
+        for key, item in checked(slots, dict).items():
+            if key not in declared:
+                raise damaged(f"the state of a {type(value).__qualname__} names {key!r}, which is no slot of it")
+            declared[key].__set__(value, item)
