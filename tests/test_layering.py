@@ -27,7 +27,7 @@ LAYERS: List[Set[str]] = [
     {"_wire", "_io", "_codec"},
     {"_store"},
     {"_native", "_hosts"},
-    {"_calls"},
+    {"_calls", "encoded"},
     {"client"},
     {"server"},
     {"cli"},
@@ -41,6 +41,7 @@ ONLY: Dict[str, Set[str]] = {
     "_wire": {"exceptions", "ids"},
     "_io": {"exceptions"},
     "_codec": {"exceptions"},
+    "encoded": {"_codec"},
     "_store": {"exceptions", "ids", "reference", "_wire", "_io"},
     "_calls": {"exceptions", "ids", "reference", "_wire", "_io", "_store", "_native", "_hosts"},
 }

@@ -6,7 +6,7 @@ Whoever uses the package with a type checker sees these types; a change here is 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
 from typing_extensions import assert_type
 
@@ -34,6 +34,17 @@ def values(client: vc.Client, value: object) -> None:
     assert_type(client.delete(ref), bool)
     with client.create(100) as draft:
         assert_type(draft.ref, Optional[vc.ObjectRef])
+
+
+def values_as_bytes(client: vc.Client, value: object) -> None:
+    """Do without a store, or decide by the size."""
+    data = vc.dumps(value, allowed_classes=["mypkg.*"])
+    assert_type(data, bytes)
+    assert_type(vc.loads(memoryview(data), allowed_classes=["mypkg.*"]), object)
+    with vc.encode(value) as encoded:
+        assert_type(encoded, vc.EncodedValue)
+        assert_type((encoded.type, encoded.summary, encoded.size), Tuple[str, str, int])
+        assert_type(encoded.to_bytes() if encoded.size < 4096 else client.put(encoded), Union[bytes, vc.ObjectRef])
 
 
 def references(ref: vc.ObjectRef) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 from ._store.collect import Collectable
 from ._version import __version__
 from .client import Client, preload
+from .encoded import EncodedValue, dumps, encode, loads
 from .exceptions import (
     ConnectionFailed,
     DeadlineExceeded,
@@ -43,6 +44,11 @@ __all__ = [
     "ensure_server",
     "preload",
     "stop_server",
+    # values as bytes, without a server
+    "EncodedValue",
+    "dumps",
+    "encode",
+    "loads",
     # what they return
     "Collectable",
     "Draft",

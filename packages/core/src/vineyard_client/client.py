@@ -19,6 +19,7 @@ from ._store import objects
 from ._store.collect import Collectable
 from ._store.connection import Connection
 from ._store.meta import ValueMeta, check_labels
+from .encoded import EncodedValue
 from .exceptions import ObjectNotFound
 from .reference import Draft, ObjectInfo, ObjectRef, StoreStatus, number_of
 
@@ -104,7 +105,8 @@ class Client:
         collected first (see ``collect``).
 
         Args:
-            value: anything made of Python's and the known data libraries' types.
+            value: anything made of Python's and the known data libraries' types, or what ``encode`` made of it, which
+                this uses up.
             labels: texts by which ``list`` can find it.
             persist: make it visible to every instance of the cluster (not: write it to disk).
             allowed_classes: patterns of further classes that the value may hold.
@@ -118,13 +120,19 @@ class Client:
             UnsafeType: the value holds a class that readers would not accept, or, if it is to be native, one that
                 vineyard's own types have no form for; nothing is stored.
             StoreFull: there is no room; nothing is stored.
+            ValueError: what ``encode`` made is used up already, or to be native, or the same as another value.
         """
         labels = check_labels(labels)
+        if isinstance(value, EncodedValue) and (native or same_as is not None):
+            raise ValueError("What encode() made has a token and a form of its own: put the value itself.")
         if native:
             return writing.put_native(self._session, value, labels, persist)
         other = None if same_as is None else number_of(same_as)
-        token = os.urandom(16) if same_as is None else bytes.fromhex(same_as.token)
-        encoded = _codec.encode(value, token=token, allowed_classes=(*self._allowed_classes, *allowed_classes))
+        if isinstance(value, EncodedValue):
+            encoded, token = value._take()
+        else:
+            token = os.urandom(16) if same_as is None else bytes.fromhex(same_as.token)
+            encoded = _codec.encode(value, token=token, allowed_classes=(*self._allowed_classes, *allowed_classes))
         try:
             connection = self._connection()
             meta = self._meta(connection, encoded, token, labels)

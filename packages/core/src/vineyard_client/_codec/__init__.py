@@ -9,7 +9,7 @@ which fill the table: a module for each library, loaded when needed), ``summary`
 
 from __future__ import annotations
 
-from typing import List, NamedTuple, Sequence
+from typing import List, NamedTuple, Optional, Sequence
 
 from . import envelope, reader, summary, writer
 from .adapters import table
@@ -68,13 +68,13 @@ def encode(value: object, *, token: bytes, allowed_classes: Sequence[str] = ()) 
     )
 
 
-def decode(blob: memoryview, *, token: bytes, allowed_classes: Sequence[str] = ()) -> object:
+def decode(blob: memoryview, *, token: Optional[bytes], allowed_classes: Sequence[str] = ()) -> object:
     """Put a value together again.
 
     Args:
         blob: the whole blob. Large buffers of the value become views into it, writable where the value's own memory was
             if the blob is; they keep alive what ``blob`` shows. A value without such buffers keeps nothing alive.
-        token: the token in the reference.
+        token: the token in the reference; None where the blob was not found by one.
         allowed_classes: patterns of the caller's own classes, see ``policy``.
 
     Raises:

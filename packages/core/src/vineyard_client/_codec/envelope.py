@@ -35,7 +35,7 @@ from __future__ import annotations
 
 import binascii
 import struct
-from typing import Any, List, NamedTuple, Sequence, Tuple, Union
+from typing import Any, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from vineyard_client.exceptions import ObjectCorrupted, ObjectNotFound, UnsupportedVersion
 
@@ -185,12 +185,12 @@ def _header(blob: memoryview) -> Tuple[Any, ...]:
     return fields
 
 
-def parse(blob: memoryview, token: bytes) -> Layout:
+def parse(blob: memoryview, token: Optional[bytes]) -> Layout:
     """Check a blob and find its parts.
 
     Args:
         blob: the whole blob as a flat view of bytes.
-        token: the token in the reference that led here.
+        token: the token in the reference that led here; None where no reference did.
 
     Returns:
         The pickle stream, and views into ``blob`` for the buffers. The stream is a private copy, since a hostile writer
@@ -205,7 +205,7 @@ def parse(blob: memoryview, token: bytes) -> Layout:
     return Layout(bytes(stream) if len(stream) <= CRC_LIMIT else stream, buffers)
 
 
-def inspect(blob: memoryview, token: bytes) -> Tuple[memoryview, List[memoryview]]:
+def inspect(blob: memoryview, token: Optional[bytes]) -> Tuple[memoryview, List[memoryview]]:
     """Check a blob as ``parse`` does, and return views of its stream and its buffers; nothing large is copied."""
     header = _header(blob)
     _, _, _, flags, stored_token, total, count, stream_offset, stream_length, crc, reserved = header
@@ -228,7 +228,7 @@ def inspect(blob: memoryview, token: bytes) -> Tuple[memoryview, List[memoryview
         computed = binascii.crc32(stream, computed)
     if computed != crc:
         raise _corrupted("its checksum does not match")
-    if stored_token != token:
+    if token is not None and stored_token != token:
         raise ObjectNotFound(
             "Another object has its place: the value found under this id has another token than the reference.",
             "The object was deleted or its server restarted since; have the task that made it run again.",
