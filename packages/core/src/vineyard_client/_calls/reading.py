@@ -87,7 +87,8 @@ def _here(search: _Search) -> Optional[Found]:
     try:
         return objects.open_object(search.connection, parse_id(search.ref.id), search.ref.token)
     except ObjectNotFound as error:
-        search.missing = error
+        # Without its frames, which would form a cycle with the search and keep alive what is found elsewhere.
+        search.missing = error.with_traceback(None)
         return None
 
 
