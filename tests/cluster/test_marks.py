@@ -7,7 +7,11 @@ another host come and go until those numbers were theirs.
 
 from __future__ import annotations
 
+import ctypes
 import os
+import subprocess
+import tempfile
+from pathlib import Path
 from typing import Iterator, List
 
 import numpy as np
@@ -47,15 +51,16 @@ def put(server: Server, seed: int) -> vc.ObjectRef:
 class Reader:
     """A process on a server's host that holds a value, until it is asked whether the value is as it was."""
 
-    def __init__(self, server: Server, ref: vc.ObjectRef, seed: int) -> None:
+    def __init__(self, server: Server, ref: vc.ObjectRef, seed: int, way: str = "the path") -> None:
         asked, self._ask = os.pipe()
         ready, read = os.pipe()
 
         def hold(client: vc.Client) -> bool:
-            value = client.get(ref)
-            os.write(read, b".")
-            os.read(asked, 1)
-            return bool((value == numbers(seed)).all())
+            with vc.connect(another_way(server.socket, way), endpoint=server.endpoint) as mine:
+                value = mine.get(ref)
+                os.write(read, b".")
+                os.read(asked, 1)
+                return bool((value == numbers(seed)).all())
 
         self._task = server.begin(hold)
         os.close(asked)
@@ -67,6 +72,63 @@ class Reader:
         os.write(self._ask, b".")
         os.close(self._ask)
         return self._task.result()
+
+
+def another_way(socket: str, way: str) -> str:
+    """Return a path by which this process comes to a socket; what has to be made for it, is."""
+    other = f"{socket}.{os.getpid()}"
+    if way == "a symbolic link":
+        os.symlink(socket, other)
+    elif way == "a folder that is a symbolic link":
+        os.symlink(os.path.dirname(socket), other)
+        other = os.path.join(other, os.path.basename(socket))
+    elif way == "a relative path":
+        os.chdir(os.path.dirname(socket))
+        other = os.path.basename(socket)
+    elif way == "another name":
+        os.link(socket, other)
+    elif way.startswith("a mount"):  # into a mount namespace of its own, as a container has one
+        assert ctypes.CDLL(None).unshare(0x20000) == 0  # CLONE_NEWNS
+        folder = Path(tempfile.mkdtemp(dir=os.path.dirname(socket)))
+        subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "none", str(folder)], check=True)
+        path = folder / os.path.basename(socket)
+        source, target = (socket, path) if way.endswith("alone") else (os.path.dirname(socket), folder)
+        if way.endswith("alone"):
+            path.touch()
+        subprocess.run(["mount", "--bind", str(source), str(target)], check=True)
+        other = str(path)
+    else:
+        other = socket
+    return other
+
+
+WAYS = [
+    "a symbolic link",
+    "a folder that is a symbolic link",
+    "a relative path",
+    "another name",
+    "a mount of the socket alone",
+    "a mount of its folder",
+]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_view_stays_intact_however_the_reader_came(fresh: Server, servers: Trio, way: str) -> None:
+    """Readers and deleters who came to the server by different paths know of each other."""
+    a, b = fresh, servers.b
+    ref = put(a, 1)
+    reader = Reader(a, ref, 1, way)
+    with a.client() as client:
+        while marked(client, ref):
+            come_and_go(b, ref)
+        assert client.delete(ref)
+        assert [info.ref.token for info in client.list(deleted=True)] == [ref.token]
+        refs = fill(client)
+        assert reader.unchanged()
+        for other in refs:
+            client.delete(other)
+        assert [action.reason for action in client.collect()] == ["deleted"]
 
 
 def come_and_go(b: Server, ref: vc.ObjectRef) -> None:

@@ -65,7 +65,6 @@ def test_healthy(store: Any) -> None:
         ("[vineyard]", OK),
         ("[core] xcom_backend", OK),
         ("socket", OK),
-        ("pins", OK),
         ("server", OK),
         ("memory", OK),
         ("rpc_endpoint", OK),
@@ -182,15 +181,6 @@ def test_a_server_that_is_not_vineyardd(options: Callable[..., None], folder: Pa
         check = found()["server"]
         thread.join()
     assert check.result == FAILED
-
-
-def test_pins_that_cannot_be_held(store: Any, options: Callable[..., None], folder: Path) -> None:
-    """Where the file is not one of its own, core does without it; readers are less safe then."""
-    (folder / "v.sock").symlink_to(store.socket)
-    (folder / "v.sock.pins").mkdir()
-    options(ipc_socket=folder / "v.sock")
-    check = found()["pins"]
-    assert check.result == WARNING and "marks alone" in check.found
 
 
 @pytest.fixture

@@ -1,45 +1,48 @@
-"""Marks in the file beside the socket: who sees them, and when they fall."""
+"""Marks on the store's memory: who sees them, and when they fall."""
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import signal
-import stat
+import struct
 import sys
-from pathlib import Path
 from typing import Iterator, List
 
 import pytest
 from vineyard_testing.processes import fork, in_child, wait
+from vineyard_testing.streams import memory
 
 from vineyard_client._io.pinfile import PinFile
+from vineyard_client.exceptions import ConnectionFailed
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="pin files are a thing of Linux")
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="such locks are a thing of Linux")
 
 BLOB = (1 << 63) | 0x1234
 
 
 class Files:
-    """Open pin files at one path, and close them at the end."""
+    """Open files on one memory, as several clients have them, and close them at the end."""
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    def __init__(self) -> None:
+        self.memory = memory((0, b"value"))
         self.opened: List[PinFile] = []
 
     def open(self) -> PinFile:
-        file = PinFile.open(self.path)
+        file = PinFile.of(self.memory)
         assert file is not None
         self.opened.append(file)
         return file
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> Iterator[Files]:
-    found = Files(str(tmp_path / "s.pins"))
+def files() -> Iterator[Files]:
+    found = Files()
     yield found
     for file in found.opened:
         file.close()
+    os.close(found.memory)
 
 
 def test_others_see_a_mark(files: Files) -> None:
@@ -88,7 +91,7 @@ def test_a_killed_process_holds_nothing(files: Files) -> None:
     reader, writer = os.pipe()
 
     def hold_until_killed() -> None:
-        theirs = PinFile.open(files.path)
+        theirs = PinFile.of(files.memory)
         assert theirs is not None
         theirs.hold(BLOB)
         os.write(writer, b"!")
@@ -120,56 +123,45 @@ def test_a_forked_child_keeps_the_marks(files: Files) -> None:
     os.close(writer)
 
 
-def test_the_file_stays_empty_and_open_to_all(files: Files) -> None:
-    """Whoever may use the socket may pin, whatever the umask of whoever came first; marks take no room."""
-    before = os.umask(0o077)
-    try:
-        files.open().hold(BLOB)
-    finally:
-        os.umask(before)
-    status = os.stat(files.path)
-    assert (stat.S_IMODE(status.st_mode), status.st_size) == (0o666, 0)
+def test_the_memory_stays_as_it_is(files: Files) -> None:
+    """A lock takes no room and changes nothing."""
+    before = os.fstat(files.memory)
+    files.open().hold(BLOB)
+    after = os.fstat(files.memory)
+    assert os.pread(files.memory, 5, 0) == b"value"
+    assert (after.st_size, after.st_blocks) == (before.st_size, before.st_blocks)
 
 
-def test_no_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Where there can be no file there is none, and the log says why."""
+def test_no_proc(monkeypatch: pytest.MonkeyPatch, files: Files, caplog: pytest.LogCaptureFixture) -> None:
+    """Where the memory cannot be opened anew there are no locks, and the log says why."""
     caplog.set_level(logging.DEBUG, "vineyard_client")
-    assert PinFile.open(str(tmp_path / "missing" / "s.pins")) is None
+    assert PinFile.of(1 << 30) is None
     assert "No such file or directory" in caplog.text
 
 
-def test_no_permission(tmp_path: Path) -> None:
-    """A user who may not open the file does without."""
-    path = tmp_path / "s.pins"
-    path.touch()
-    path.chmod(0o600)
-    tmp_path.chmod(0o755)
+def test_another_user(files: Files) -> None:
+    """Whoever was sent the memory may lock it, whoever made it."""
+    watcher = files.open()
 
     def as_nobody() -> None:
         if os.getuid() == 0:
             os.setuid(65534)
-        else:
-            path.chmod(0)
-        assert PinFile.open(str(path)) is None
+        theirs = PinFile.of(files.memory)
+        assert theirs is not None
+        theirs.hold(BLOB)
+        assert watcher.held_by_others(BLOB)
 
     assert in_child(as_nobody) == 0
 
 
-@pytest.mark.parametrize("kind", ["symbolic link", "hard link", "folder", "pipe"])
-def test_somebody_elses_file(tmp_path: Path, kind: str) -> None:
-    """What is not a plain file of its own is left alone: its permissions are not touched."""
-    target, path = tmp_path / "target", tmp_path / "s.pins"
-    target.touch()
-    target.chmod(0o600)
-    if kind == "symbolic link":
-        path.symlink_to(target)
-    elif kind == "hard link":
-        os.link(target, path)
-    elif kind == "folder":
-        path.mkdir(0o700)
-    else:
-        os.mkfifo(path, 0o600)
-    mode = path.lstat().st_mode
-    assert PinFile.open(str(path)) is None
-    assert stat.S_IMODE(target.stat().st_mode) == 0o600
-    assert path.lstat().st_mode == mode
+def test_a_lock_against_all_others(files: Files) -> None:
+    """A mark that somebody prevents is an error of ours, which says what to do."""
+    writer = os.open(f"/proc/self/fd/{files.memory}", os.O_RDWR)
+    lock = struct.pack("@hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, BLOB & ((1 << 62) - 1), 1, 0)
+    fcntl.fcntl(writer, 37, lock)
+    try:
+        with pytest.raises(ConnectionFailed, match="refused a mark") as caught:
+            files.open().hold(BLOB)
+    finally:
+        os.close(writer)
+    assert "lslocks" in caught.value.hint

@@ -45,11 +45,9 @@ BLOB, OTHER = (1 << 63) | 5, (1 << 63) | 6
 CONTENT = bytes(i % 251 for i in range(20_000))
 
 
-def connected(*steps: Any, pin_file: Optional[PinFile] = None) -> Connection:
-    connection = Connection(ScriptedStream(*steps), timeout=UNIT)
-    if pin_file is not None:
-        connection.pin_in(pin_file)
-    return connection
+def connected(*steps: Any, rpc: bool = False) -> Connection:
+    registered = {**REGISTERED, "rpc_endpoint": "scripted:9600"} if rpc else REGISTERED
+    return Connection(ScriptedStream(*steps, registered=registered), timeout=UNIT)
 
 
 def script(connection: Connection) -> ScriptedStream:
@@ -476,7 +474,7 @@ def test_a_pin_on_nothing(store: int) -> None:
 def test_a_refused_pin(store: int, first_refused: bool) -> None:
     """A refusal, of the blob or of the question behind it, leaves no pin and no mark."""
     if first_refused:
-        steps: List[Any] = [REFUSED, NOTHING, RELEASED]
+        steps: List[Any] = [REFUSED, RELEASED]  # what comes second is not asked before the memory is there
     else:
         steps = [got_buffers([places()], fds=[7]), Descriptor(store), REFUSED, RELEASED]
     connection = connected(*steps, EXISTS)
@@ -617,18 +615,18 @@ def test_views_outlive_the_connection(store: int, how: str) -> None:
         assert [message["type"] for message in stream.sent] == sent
 
 
-# ---- the pin file
+# ---- locks on the store's memory
 
 
 @pytest.fixture
-def pin_files(tmp_path: Path) -> Iterator[Callable[[], PinFile]]:
-    """Open the same pin file, any number of times."""
+def pin_files(store: int) -> Iterator[Callable[[], PinFile]]:
+    """Open files of others on the store's memory, any number of them."""
     opened: List[PinFile] = []
 
     def open_one() -> PinFile:
-        file = PinFile.open(str(tmp_path / "s.pins"))
+        file = PinFile.of(store)
         if file is None:
-            pytest.skip("no pin files on this system")
+            pytest.skip("no such locks on this system")
         opened.append(file)
         return file
 
@@ -637,16 +635,18 @@ def pin_files(tmp_path: Path) -> Iterator[Callable[[], PinFile]]:
         file.close()
 
 
-def test_pins_are_held_in_the_file(store: int, pin_files: Callable[[], PinFile]) -> None:
-    """A pin is in the file before the server is asked, and leaves it with the last view."""
+def test_pins_are_locks_on_the_memory(store: int, pin_files: Callable[[], PinFile]) -> None:
+    """A pin is locked before the object is looked up again, the first one, too, and falls with the last view."""
     watcher, seen = pin_files(), []
 
     def look() -> None:
         seen.append(watcher.held_by_others(BLOB))
 
-    connection = connected(look, *found(store), *found(), RELEASED, pin_file=pin_files())
-    one, two = connection.map(pinned(connection)), connection.map(pinned(connection))
-    assert seen == [True]
+    first = found(store)
+    connection = connected(*first[:-1], look, first[-1], look, *found(), RELEASED)
+    one = connection.map(pinned(connection))
+    two = connection.map(pinned(connection))
+    assert seen == [True, True]
     del one
     gc.collect()
     assert watcher.held_by_others(BLOB)
@@ -655,24 +655,51 @@ def test_pins_are_held_in_the_file(store: int, pin_files: Callable[[], PinFile])
     assert not watcher.held_by_others(BLOB)
 
 
-def test_in_use(pin_files: Callable[[], PinFile]) -> None:
-    """A blob is in use if the server says so, if another file holds it, or if this connection does."""
-    other = pin_files()
-    other.hold(OTHER)
-    answers = [{"type": "is_in_use_reply", "is_in_use": number == 1} for number in range(4)]
-    connection = connected(*answers, RELEASED, pin_file=pin_files())
-    connection.hold(BLOB)
+def in_use(answer: bool) -> Dict[str, Any]:
+    return {"type": "is_in_use_reply", "is_in_use": answer}
+
+
+def test_in_use(store: int, pin_files: Callable[[], PinFile]) -> None:
+    """A blob is in use if the server says so, if somebody else holds it, or if this connection does."""
+    pin_files().hold(OTHER)
+    connection = connected(*found(store), *[in_use(number == 1) for number in range(4)], RELEASED)
+    pinned(connection)
     assert connection.in_use([0, 1, OTHER, BLOB]) == [False, True, True, True]
     connection.unpin(BLOB)
-    script(connection).expect({"type": "is_in_use_reply", "is_in_use": False})
+    script(connection).expect(in_use(False))
     assert connection.in_use([BLOB]) == [False]
     assert connection.in_use([]) == []
+
+
+def test_in_use_without_the_memory(store: int, pin_files: Callable[[], PinFile]) -> None:
+    """Who never read anything has the memory sent first, where the server's RPC is on and its marks can be lost."""
+    pin_files().hold(BLOB)
+    connection = connected(got_buffers([places()], fds=[7]), Descriptor(store), RELEASED, in_use(False), rpc=True)
+    assert connection.in_use([BLOB]) == [True]
+    script(connection).expect(in_use(False))
+    assert connection.in_use([OTHER]) == [False]
+    connection.close()
+
+
+@pytest.mark.parametrize("others, expected", [(1, False), (2, True)])
+def test_in_use_without_locks(
+    store: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, others: int, expected: bool
+) -> None:
+    """Where the memory cannot be locked, it is in use while anybody else is connected, and the log says so."""
+    monkeypatch.setattr(PinFile, "of", lambda memory: None)
+    meta = {"instance_id": 0, "deployment": "local", "memory_usage": 0, "memory_limit": 0, "ipc_connections": others}
+    status = {"type": "instance_status_reply", "meta": meta}
+    buffers = [got_buffers([places()], fds=[7]), Descriptor(store), RELEASED]
+    connection = connected(*buffers, in_use(False), status, rpc=True)
+    assert connection.in_use([BLOB]) == [expected]
+    assert "the store's memory cannot be locked here" in caplog.text
+    connection.close()
 
 
 def test_a_retired_connection_lets_go_of_the_file(store: int, pin_files: Callable[[], PinFile]) -> None:
     """The file is closed with the socket: at once, or with the last view."""
     watcher = pin_files()
-    connection = connected(*found(store), pin_file=pin_files())
+    connection = connected(*found(store))
     view = connection.map(pinned(connection))
     connection.close()
     assert watcher.held_by_others(BLOB)
@@ -743,7 +770,7 @@ def test_a_parent_keeps_the_marks_that_a_child_inherited(store: int) -> None:
 def test_views_pinned_before_the_fork_are_the_childs_too(store: int, pin_files: Callable[[], PinFile]) -> None:
     """The child's view stays valid and marked when the parent closes and drops everything."""
     watcher = pin_files()
-    connection = connected(*found(store), pin_file=pin_files())
+    connection = connected(*found(store))
     view: Optional[memoryview] = connection.map(pinned(connection))
     go, say = os.pipe()
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import os
 import stat
-import sys
 from configparser import NoSectionError
 from contextlib import contextmanager
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any, Iterator, List, NamedTuple, Optional, Set
+from typing import TYPE_CHECKING, Any, Iterator, List, NamedTuple, Set
 
 from airflow_provider_vineyard import version_compat
 from airflow_provider_vineyard._version import __version__
@@ -65,7 +64,7 @@ def diagnose() -> List[Check]:
         return checks
     settings = get_settings()
     socket = _socket(settings)
-    checks += [socket, _pin_file(settings)]
+    checks.append(socket)
     if socket.result != FAILED:
         checks += _server(settings)
     return checks
@@ -155,34 +154,6 @@ def _existing(folder: str) -> str:
     while not os.path.isdir(folder):
         folder = os.path.dirname(folder)
     return folder
-
-
-def _pin_file(settings: Settings) -> Check:
-    """Check whether core can hold its pins in the file beside the socket that it makes for them."""
-    name, path = "pins", f"{settings.ipc_socket}.pins"
-    if not sys.platform.startswith("linux"):
-        return Check(name, OK, "This system has no such locks; readers are protected by vineyardd's own marks.")
-    try:
-        status: Optional[os.stat_result] = os.lstat(path)
-    except OSError:
-        status = None
-    if status is None:
-        folder = _existing(os.path.dirname(path))
-        if os.access(folder, os.W_OK | os.X_OK):
-            return Check(name, OK, f"{path}, not there yet")
-        found = f"{path} cannot be made: {folder} is not for this user."
-    elif not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-        found = f"{path} is not a file of its own."
-    elif os.access(path, os.R_OK | os.W_OK):
-        return Check(name, OK, path)
-    else:
-        found = f"{path} (mode {stat.S_IMODE(status.st_mode):o}) is not for this user."
-    return Check(
-        name,
-        WARNING,
-        f"{found} Readers are protected by vineyardd's own marks alone, which clients of its RPC port can undo.",
-        "Let all users of the store write to its socket's folder.",
-    )
 
 
 def _server(settings: Settings) -> List[Check]:

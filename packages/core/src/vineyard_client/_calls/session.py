@@ -6,7 +6,6 @@ most. All of it may be used from any thread and after a fork.
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from datetime import datetime, timezone
@@ -14,7 +13,6 @@ from typing import TYPE_CHECKING, Callable, Mapping, Optional, Sequence, Type
 
 from .._hosts.migration import Migration
 from .._io.deadline import Deadline
-from .._io.pinfile import PinFile
 from .._io.tcp import split_endpoint
 from .._io.unix import UnixStream
 from .._store.connection import Connection
@@ -28,8 +26,6 @@ if TYPE_CHECKING:
     from .._native.objects import NativeObject
 
 __all__ = ["Session", "native_objects"]
-
-log = logging.getLogger("vineyard_client.client")
 
 _NO_ENDPOINT_HINT = "Its reference names no host: if it was put on another one, turn vineyardd's RPC on there first."
 
@@ -98,18 +94,7 @@ class Session:
                 raise
             self._starter(self.socket)
             stream = UnixStream.connect(self.socket, deadline)
-        connection = Connection(stream, timeout=self._timeout, **self._credentials)
-        # Not before it is certain that vineyardd listens there: beside another program's socket we leave no files.
-        pin_file = PinFile.open(self.socket + ".pins")
-        if pin_file is not None:
-            connection.pin_in(pin_file)
-        elif connection.endpoint:
-            log.warning(
-                "%s.pins cannot be opened: readers are protected by the server's marks alone, which clients of its RPC "
-                "port can undo. Let this user write to the socket's folder.",
-                self.socket,
-            )
-        return connection
+        return Connection(stream, timeout=self._timeout, **self._credentials)
 
     # ---- where an object may be
 

@@ -2,7 +2,7 @@
 
 It can do what a connection over the IPC socket can, but for memory: blobs come as bytes, behind the reply.
 
-What it cannot see is who reads a blob over there. The pins of the readers are in a file on their host
+What it cannot see is who reads a blob over there. The pins of the readers are locks on their host
 (``_io.pinfile``), and the server's own marks can be lost: a transfer over an RPC connection takes away the mark that
 the IPC connection with the same number has on the same blob, and the end of an RPC connection all marks of that number.
 But a reader keeps its IPC connection open for as long as its views live. So a blob over there counts as in use while
@@ -46,6 +46,11 @@ class RemoteConnection(Connection):
         limits = [seconds for seconds in (timeout, _CONNECT_TIMEOUT) if seconds is not None]
         self._tcp = TcpStream.connect(endpoint, Deadline(min(limits)))
         super().__init__(self._tcp, timeout=timeout, username=username, password=password)
+
+    @property
+    def _marks_can_be_lost(self) -> bool:
+        """They can; but no lock is seen from here, and what follows from that stands in ``in_use``."""
+        return False
 
     def in_use(self, blobs: Sequence[int], after: Sequence[Request[None]] = ()) -> List[bool]:
         """Tell for each blob whether any process on that host may have it pinned; see ``Connection.in_use``."""

@@ -3,11 +3,16 @@
 The server marks blobs in use by connection, but it numbers the connections of its IPC socket and those of its RPC port
 from zero each and keeps their marks in one table: an RPC client that disconnects takes away the marks of the IPC client
 with its number (0.14.8 to 0.24.2; ``next_conn_id_`` in ``socket_server.h``). So every mark is held a second time, as a
-read lock on one byte of the file ``SOCKET.pins``, whose offset is the blob's id.
+read lock on one byte of *the file behind the store's memory*, whose offset is the blob's id.
+
+Why that file: the server hands it to whoever is connected, so all of them have the same one, by whatever path they came
+to the socket (a symbolic link, a mount of the socket alone, another container), and nobody can remove or replace it.
+Its name in the file system does not exist, so it takes no room anywhere and no rights but those to the socket.
 
 The locks are "open file description" locks (man 2 fcntl): they belong to the open file, not to the process, so threads
-and several clients in a process do not disturb each other, and a forked child shares them. They cost no memory in the
-file, which stays empty. Where the file cannot be had (a folder that is not writable, a system without such locks), the
+and several clients in a process do not disturb each other, and a forked child shares them. What the server sends is one
+open file for everybody, whose locks would be everybody's; so the file is opened anew, through /proc (man 5 proc). They
+change nothing in the memory and may lie beyond its end. Where they cannot be had (another system, no /proc), the
 server's marks remain.
 """
 
@@ -16,11 +21,11 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import stat
 import struct
 import sys
 from typing import Optional
 
+from ..exceptions import ConnectionFailed
 from .fds import OwnedFD
 
 __all__ = ["PinFile"]
@@ -44,28 +49,40 @@ class PinFile:
         self._file = file
 
     @classmethod
-    def open(cls, path: str) -> Optional[PinFile]:
-        """Open the file, and make it if need be; return None where that is not possible."""
+    def of(cls, memory: int) -> Optional[PinFile]:
+        """Open a file of our own on the store's memory; return None where that, or locking it, is not possible.
+
+        Args:
+            memory: the file descriptor that the server sent; it stays the caller's.
+        """
         if not sys.platform.startswith("linux"):
             return None
         try:
-            file = OwnedFD(_open(path))
+            made = cls(OwnedFD(os.open(f"/proc/self/fd/{memory}", os.O_RDONLY | os.O_CLOEXEC)))
         except OSError as error:
-            log.debug("no pins in %s: %s", path, error.strerror)
+            log.debug("no pins on the store's memory: %s", error.strerror)
             return None
-        status = os.fstat(file.fd)
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-            # In a folder that others can write to somebody may have put a name of another file there.
-            log.warning("no pins in %s: it is not a file of its own", path)
-            file.close()
+        try:
+            made.held_by_others(0)
+        except OSError as error:  # a sandbox whose kernel does not know these locks
+            log.debug("no pins on the store's memory: %s", error.strerror)
+            made.close()
             return None
-        if status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) != 0o666:
-            os.fchmod(file.fd, 0o666)  # whoever may use the socket may pin, whatever our umask
-        return cls(file)
+        return made
 
     def hold(self, blob: int) -> None:
-        """Mark a blob."""
-        self._set(fcntl.F_RDLCK, blob)
+        """Mark a blob.
+
+        Raises:
+            ConnectionFailed: the system refused, or somebody locks this byte against all others.
+        """
+        try:
+            self._set(fcntl.F_RDLCK, blob)
+        except OSError as error:
+            raise ConnectionFailed(
+                f"The system refused a mark on the store's memory: {error.strerror}.",
+                "See who holds a write lock on it (lslocks): no client of this package does.",
+            ) from error
 
     def drop(self, blob: int) -> None:
         """Take this file's mark from a blob."""
@@ -83,12 +100,3 @@ class PinFile:
     def close(self) -> None:
         """Close the file; its marks fall unless a forked child has it too. Idempotent."""
         self._file.close()
-
-
-def _open(path: str) -> int:
-    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-    try:
-        # In a folder like /tmp the kernel may refuse O_CREAT for a file of another user (fs.protected_regular).
-        return os.open(path, flags)
-    except FileNotFoundError:
-        return os.open(path, flags | os.O_CREAT, 0o666)

@@ -6,10 +6,10 @@ This is the only module that sees the protocol, the streams and the memory toget
 - A step that fails half way (timeout, interrupt, a reply that makes no sense) leaves the stream out of step, so the
   connection is *retired*: no call goes through it again.
 - The server sends each store fd once per connection, so the table of fds lives and dies with the connection.
-- A pin is held twice: as the server's in-use mark, which belongs to the connection, and in the pin file, because that
-  mark can be lost (``_io.pinfile`` says how). Both know one pin per blob, not a number: they are counted here. Both
-  fall when their descriptor closes. Therefore a retired connection keeps its socket open while mapped views are alive,
-  and closes it with the last one.
+- A pin is held twice: as the server's in-use mark, which belongs to the connection, and as a lock on the store's
+  memory, because that mark can be lost (``_io.pinfile`` says how). Both know one pin per blob, not a number: they are
+  counted here. Both fall when their descriptor closes. Therefore a retired connection keeps its socket open while
+  mapped views are alive, and closes it with the last one.
 - Views are dropped by the garbage collector, from any thread, also in the middle of a call. A dropped pin is put into a
   queue and released by whoever has the lock, or next gets it.
 
@@ -37,6 +37,7 @@ from .._wire.framing import FrameDecoder, Message, encode_frame
 from .._wire.messages import (
     GetBuffers,
     InstanceReply,
+    InstanceStatus,
     IsInUse,
     Payload,
     Register,
@@ -158,10 +159,6 @@ class Connection:
                 raise
             raise plainly from error
 
-    def pin_in(self, pin_file: PinFile) -> None:
-        """Hold pins a second time in a file; the connection owns it from here on."""
-        self._pin_file = pin_file
-
     @property
     def endpoint(self) -> Optional[str]:
         """``host:port`` that the instance reports for other hosts; None if its RPC is off: it reports port 0 then."""
@@ -260,7 +257,22 @@ class Connection:
             self._fds[number] = fd
             if stale:
                 stale.close()
+            if self._pin_file is None:
+                self._pin_in(fd.fd)
         return reply
+
+    def _pin_in(self, memory: int) -> None:
+        """Hold pins, those that there are and those to come, on the store's memory, too."""
+        self._pin_file = PinFile.of(memory)
+        if self._pin_file is not None:
+            for blob in self._pins:
+                self._pin_file.hold(blob)
+        elif self.endpoint:
+            log.warning(
+                "Readers at %s are protected by the server's marks alone, which clients of its RPC port can undo: the "
+                "store's memory cannot be locked here. Mount /proc, and use a kernel with open file description locks.",
+                self.peer,
+            )
 
     # ---- memory
 
@@ -280,7 +292,7 @@ class Connection:
             raise RuntimeError(f"{done} bytes were written into a blob of {payload.size}")
 
     def hold(self, blob: int) -> None:
-        """Hold a blob in the pin file; with the server's mark or without, it counts as in use."""
+        """Hold a blob by a lock; with the server's mark or without, it counts as in use."""
         with self._turn:
             self._hold(blob)
 
@@ -297,12 +309,25 @@ class Connection:
             blobs: their ids.
             after: requests that are to be done before anything is looked at.
         """
+        self._open_pin_file(blobs)
         marked = self.call_all(*after, *[IsInUse(blob) for blob in blobs])[len(after) :]
+        # Without locks nobody can tell whom the server has forgotten, but readers stay connected.
+        anybody = bool(blobs) and self._marks_can_be_lost and self.call(InstanceStatus()).connections > 1
         with self._turn:
-            return [mark or self._held(blob) for mark, blob in zip(marked, blobs)]
+            return [mark or anybody or self._held(blob) for mark, blob in zip(marked, blobs)]
 
     def _held(self, blob: int) -> bool:
         return blob in self._pins or (self._pin_file is not None and self._pin_file.held_by_others(blob))
+
+    @property
+    def _marks_can_be_lost(self) -> bool:
+        """Whether the server's marks are all that there is, and its RPC is on, whose clients undo them."""
+        return self._pin_file is None and self.endpoint is not None
+
+    def _open_pin_file(self, blobs: Sequence[int]) -> None:
+        """Have the server send its memory, which comes with the place of any blob, where that decides something."""
+        for blob in blobs[:1] if self._marks_can_be_lost else ():
+            self.outcomes(GetBuffers([blob], unsealed=True), Release(blob))
 
     def pin(self, blob: int, then: Request[Reply]) -> Tuple[Optional[Payload], Reply]:
         """Mark a blob in use, then ask for something else; return the blob's place, None if it is gone, and the reply.
@@ -314,7 +339,11 @@ class Connection:
             with self._turn:
                 self._hold(blob)
                 try:
-                    found, reply = _raise_refusals(self._exchange([GetBuffers([blob]), then]))
+                    if self._pin_file:
+                        found, reply = _raise_refusals(self._exchange([GetBuffers([blob]), then]))
+                    else:  # what is locked comes with the first blob, and is locked before anything else is asked
+                        (found,) = _raise_refusals(self._exchange([GetBuffers([blob])]))
+                        (reply,) = _raise_refusals(self._exchange([then]))
                     pinned = bool(found)
                 finally:
                     if not pinned:

@@ -228,18 +228,22 @@ class DropBuffer(_Acknowledged):
 
 
 class GetBuffers(Request[List[Payload]]):
-    """Find blobs and mark them in use by this connection; a blob that is gone is left out of the reply."""
+    """Find blobs and mark them in use by this connection; a blob that is gone is left out of the reply.
+
+    One that is not sealed is refused, unless ``unsealed`` says that it need not be.
+    """
 
     type: ClassVar[str] = "get_buffers_request"
     reply_type: ClassVar[str] = "get_buffers_reply"
 
-    def __init__(self, blobs: Sequence[int]) -> None:
+    def __init__(self, blobs: Sequence[int], unsealed: bool = False) -> None:
         self.blobs = blobs
+        self.unsealed = unsealed
 
     def fields(self) -> Message:
         """Return the wire fields."""
         numbered = {str(i): blob for i, blob in enumerate(self.blobs)}
-        return {**numbered, "num": len(self.blobs), "unsafe": False}
+        return {**numbered, "num": len(self.blobs), "unsafe": self.unsealed}
 
     def parse(self, reply: Message) -> List[Payload]:
         """Return the places of those blobs that exist."""
