@@ -26,7 +26,7 @@ LAYERS: List[Set[str]] = [
     {"reference"},
     {"_wire", "_io", "_codec"},
     {"_store"},
-    {"_native", "_hosts"},
+    {"_native", "_hosts", "_server"},
     {"_calls", "encoded"},
     {"client"},
     {"server"},

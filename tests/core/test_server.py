@@ -22,6 +22,7 @@ from vineyard_testing.streams import REGISTERED, frame
 
 import vineyard_client as vc
 from vineyard_client import server
+from vineyard_client._server.listening import alive
 from vineyard_client.exceptions import ConnectionFailed, ProtocolError, ServerStartFailed, UnsupportedVersion
 
 SIZE = "16Mi"
@@ -70,7 +71,7 @@ def servers(path: str) -> List[int]:
 def kill(pid: int) -> None:
     """Kill a process and wait until it is gone, with its sockets."""
     os.kill(pid, signal.SIGKILL)
-    until(lambda: not server._alive(pid), f"the end of {pid}")
+    until(lambda: not alive(pid), f"the end of {pid}")
 
 
 def fake_vineyardd(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
@@ -632,7 +633,7 @@ def test_it_ends_with_its_program(temporary: Path, end: str) -> None:
     """However a program ends, also killed, its server ends with it, and what it made is removed."""
     result = run_python(PROGRAM.format(end=end), str(temporary))
     pid = int(result.stdout)
-    until(lambda: not server._alive(pid), "the end of the server")
+    until(lambda: not alive(pid), "the end of the server")
     until(lambda: not list(temporary.iterdir()), "an empty folder")
 
 

@@ -219,12 +219,13 @@ def test_the_embedded_server_may_not_be_started(embedded: Any, folder: Path) -> 
 
 def test_no_program_to_start(embedded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the embedded server would have to be started, the reason and how to install it."""
-    from vineyard_client import ServerStartFailed, server
+    from vineyard_client import ServerStartFailed
+    from vineyard_client._server import command
 
     def missing(name: str = "vineyardd") -> str:
         raise ServerStartFailed("There is none.", "Install it.")
 
-    monkeypatch.setattr(server, "find_binary", missing)
+    monkeypatch.setattr(command, "find_binary", missing)
     checks = found()
     assert checks["server"] == Check("server", FAILED, "There is none.", "Install it.")
 

@@ -15,6 +15,7 @@ from . import _codec
 from ._calls import housekeeping, reading, writing
 from ._calls.session import Session
 from ._io import mapping
+from ._io.deadline import DEFAULT_TIMEOUT
 from ._store import objects
 from ._store.collect import Collectable
 from ._store.connection import Connection
@@ -24,9 +25,6 @@ from .exceptions import ObjectNotFound
 from .reference import Draft, ObjectInfo, ObjectRef, StoreStatus, number_of
 
 __all__ = ["DEFAULT_TIMEOUT", "Client", "preload"]
-
-# Seconds. A healthy server answers in well under a millisecond; a loaded host may stall it for a while.
-DEFAULT_TIMEOUT = 30.0
 
 
 class _NotInPlace(Exception):

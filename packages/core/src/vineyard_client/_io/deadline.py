@@ -5,7 +5,10 @@ from __future__ import annotations
 import time
 from typing import Optional
 
-__all__ = ["Deadline"]
+__all__ = ["DEFAULT_TIMEOUT", "Deadline"]
+
+# Seconds. A healthy server answers in well under a millisecond; a loaded host may stall it for a while.
+DEFAULT_TIMEOUT = 30.0
 
 
 class Deadline:
