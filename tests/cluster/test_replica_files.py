@@ -233,3 +233,39 @@ def test_only_tokens_are_tokens(replicas: Replicas, path: Path) -> None:
     for name in ("README", TOKEN, TOKEN.upper(), TOKEN + "0"):
         (path.parent / name).write_text("")
     assert replicas.tokens() == [TOKEN]
+
+
+def test_a_folder_that_is_a_link(replicas: Replicas, path: Path, tmp_path: Path) -> None:
+    """Somebody who may write beside the socket cannot have files of ours removed elsewhere."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / TOKEN).write_text("precious")
+    path.parent.symlink_to(cache)
+    assert (replicas.number(TOKEN), replicas.has(TOKEN), replicas.tokens()) == (None, False, [])
+    with pytest.raises(vc.MigrationFailed, match="it is a symbolic link"), replicas.claim(TOKEN, 0):
+        pass
+    assert (cache / TOKEN).read_text() == "precious"
+
+
+def test_what_is_no_note_is_not_removed(replicas: Replicas, path: Path) -> None:
+    """Another program's file, whose name looks like a token, stays."""
+    path.parent.mkdir()
+    path.write_text("precious")
+    with replicas.claim(TOKEN, 0) as claim:
+        claim.remove()
+    assert path.read_text() == "precious"
+
+
+@pytest.mark.integration
+def test_collect_removes_notes_only(server: vc.EmbeddedServer, tmp_path: Path) -> None:
+    """Neither through a link, nor what is no note."""
+    cache, folder = tmp_path / "cache", Path(server.socket + ".replicas")
+    cache.mkdir()
+    (cache / TOKEN).write_text("")
+    folder.symlink_to(cache)
+    try:
+        with vc.connect(server.socket) as client:
+            client.collect()
+            assert (cache / TOKEN).exists()
+    finally:
+        folder.unlink()

@@ -76,7 +76,7 @@ def find(session: Session, ref: ObjectRef, *, replica: bool) -> Found:
 def _noted_replica(search: _Search) -> Optional[Found]:
     if search.ref.endpoint in (None, search.session.advertised(search.connection)):
         return None
-    noted = search.session.migration.noted(search.ref.token)
+    noted = search.session.migration.noted(search.connection, search.ref.token)
     if noted is not None:
         with suppress(ObjectNotFound):
             return objects.open_object(search.connection, noted, search.ref.token)

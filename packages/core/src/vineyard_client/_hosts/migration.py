@@ -73,20 +73,23 @@ class Migration:
     def __init__(
         self, socket: str, *, timeout: Optional[float], username: str, password: str, peers: Sequence[str] = ()
     ) -> None:
-        self._replicas = Replicas(socket)
+        self._socket = socket
         self._timeout = timeout
         self._credentials = {"username": username, "password": password}
         self._peers = tuple(peers)
 
     # ---- replicas
 
-    def noted(self, token: str) -> Optional[int]:
+    def _replicas(self, local: Connection) -> Replicas:
+        return Replicas(self._socket, local.instance.ipc_socket)
+
+    def noted(self, local: Connection, token: str) -> Optional[int]:
         """Return the id under which the replica of a value was stored here; it may be gone since."""
-        return self._replicas.number(token)
+        return self._replicas(local).number(token)
 
     def find(self, local: Connection, token: str) -> Optional[Tuple[int, ValueMeta]]:
         """Return id and metadata of the replica here, if there is one."""
-        return _verified(local, self._replicas.number(token), token)
+        return _verified(local, self.noted(local, token), token)
 
     def replicate(self, local: Connection, ref: ObjectRef) -> int:
         """Return the id of the replica here; pull the value if there is none.
@@ -99,7 +102,7 @@ class Migration:
         found = self.find(local, ref.token)
         if found:
             return found[0]
-        with self._replicas.claim(ref.token, _CLAIM_TIMEOUT + ref.size / _SLOWEST) as claim:
+        with self._replicas(local).claim(ref.token, _CLAIM_TIMEOUT + ref.size / _SLOWEST) as claim:
             found = _verified(local, claim.number, ref.token)
             if found:
                 return found[0]
@@ -131,10 +134,10 @@ class Migration:
 
     def forget(self, local: Connection, token: str) -> bool:
         """Delete the replica here and its file; return whether there was one."""
-        if not self._replicas.has(token):
+        if not self._replicas(local).has(token):
             return False
         try:
-            with self._replicas.claim(token, _FORGET_TIMEOUT) as claim:
+            with self._replicas(local).claim(token, _FORGET_TIMEOUT) as claim:
                 number = claim.number
                 claim.remove()
         except Busy:
@@ -144,11 +147,12 @@ class Migration:
 
     def tidy(self, local: Connection) -> None:
         """Remove the files that name no replica any more."""
-        numbers = {token: self._replicas.number(token) for token in self._replicas.tokens()}
+        replicas = self._replicas(local)
+        numbers = {token: replicas.number(token) for token in replicas.tokens()}
         trees = _trees(local, [number for number in numbers.values() if number is not None])
         for token, number in numbers.items():
             if number is None or trees.get(number) != token:
-                with suppress(MigrationFailed), self._replicas.claim(token, wait=0) as claim:
+                with suppress(MigrationFailed), replicas.claim(token, wait=0) as claim:
                     if _verified(local, claim.number, token) is None:
                         claim.remove()
 

@@ -1,14 +1,16 @@
 """Which values of other hosts have a replica in the store here: one file per value, beside the socket.
 
-The folder ``SOCKET.replicas`` has a file for each such value, named by its token. Whoever brings the value here holds
-the lock of its file (flock, which falls with a process that dies); the others wait for it. Afterwards the file has the
-replica's id. That is a note and not a promise: who reads it looks whether the token is still behind the id.
+The folder ``SOCKET.replicas`` (which of several paths to the socket: ``_io.beside``) has a file for each such value,
+named by its token. Whoever brings the value here holds the lock of its file (flock, which falls with a process that
+dies); the others wait for it. Afterwards the file has the replica's id. That is a note and not a promise: who reads it
+looks whether the token is still behind the id.
 
 If it could not be brought here, the file says why and is unlinked. Those who were waiting have it open, and fail with
 the same words instead of trying one after the other; who comes later finds no file and tries anew.
 
-The socket is open to all users of the host (vineyardd makes it so), hence so is the folder; what is in the files is not
-trusted.
+The socket is open to all users of the host (vineyardd makes it so), hence so is the folder. What is in the files is not
+trusted, and nothing is removed that is not a note of ours. Where a process does not see the folder of the others, its
+values of other hosts come here once more; the log says so.
 """
 
 from __future__ import annotations
@@ -19,9 +21,11 @@ import logging
 import os
 import stat
 import time
-from contextlib import contextmanager, suppress
-from typing import Any, Dict, Iterator, List, Optional
+from contextlib import ExitStack, contextmanager, suppress
+from functools import lru_cache
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
+from .._io.beside import beside, open_file
 from .._io.deadline import Deadline
 from ..exceptions import InvalidReference, MigrationFailed
 from ..ids import format_id, is_token, parse_id
@@ -35,7 +39,7 @@ _POLL = 0.01
 # Bytes: an id, or the words of an error.
 _MAX_RECORD = 1 << 16
 
-_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_SUFFIX = ".replicas"
 
 
 class Busy(MigrationFailed):
@@ -45,8 +49,9 @@ class Busy(MigrationFailed):
 class Claim:
     """The file of one value, locked by us."""
 
-    def __init__(self, fd: int, path: str) -> None:
+    def __init__(self, fd: int, folder: int, path: str) -> None:
         self._fd = fd
+        self._folder = folder
         self._path = path
 
     @property
@@ -73,10 +78,13 @@ class Claim:
         self.remove()
 
     def remove(self) -> None:
-        """Remove the file."""
+        """Remove the file, if it is a note."""
+        if not _is_note(self._fd):
+            log.warning("%s is no note of a replica: it is left alone", self._path)
+            return
         try:
-            with suppress(FileNotFoundError):
-                os.unlink(self._path)
+            if _is_at(self._fd, self._folder, os.path.basename(self._path)):
+                os.unlink(os.path.basename(self._path), dir_fd=self._folder)
         except OSError as error:
             # It is another user's, in a folder where only the owner may unlink.
             log.debug("cannot remove %s: %s", self._path, error)
@@ -91,16 +99,35 @@ class Replicas:
     """The files of one store.
 
     Args:
-        socket: path of its IPC socket.
+        socket: path by which this process comes to its IPC socket.
+        told: the path that the server says it listens at.
     """
 
-    def __init__(self, socket: str) -> None:
-        self._folder = socket + ".replicas"
+    def __init__(self, socket: str, told: str = "") -> None:
+        self._socket = socket
+        self._told = told
+
+    @contextmanager
+    def _folder(self, *, make: bool = False) -> Iterator[Tuple[int, str]]:
+        """Open the folder; yield its descriptor and its path.
+
+        Raises:
+            OSError: it is not there, cannot be opened, or is not safe to use.
+        """
+        with beside(self._socket, self._told) as place:
+            if not place.shared:
+                _say_not_shared(self._socket, self._told)
+            fd, path = place.open_folder(_SUFFIX, make=make), place.path + _SUFFIX
+        try:
+            yield fd, path
+        finally:
+            os.close(fd)
 
     def number(self, token: str) -> Optional[int]:
         """Return the id of the replica of a value as its file has it, without waiting."""
         try:
-            fd = os.open(os.path.join(self._folder, token), os.O_RDONLY | _FLAGS)
+            with self._folder() as (folder, _):
+                fd = open_file(folder, token, os.O_RDONLY)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -113,12 +140,18 @@ class Replicas:
 
     def has(self, token: str) -> bool:
         """Tell whether there is a file for a value, with or without an id in it."""
-        return os.path.exists(os.path.join(self._folder, token))
+        try:
+            with self._folder() as (folder, _):
+                os.stat(token, dir_fd=folder, follow_symlinks=False)
+        except OSError:
+            return False
+        return True
 
     def tokens(self) -> List[str]:
         """Return the tokens of all values that have a file."""
         try:
-            return [name for name in os.listdir(self._folder) if is_token(name)]
+            with self._folder() as (folder, _):
+                return [name for name in os.listdir(folder) if is_token(name)]
         except OSError as error:
             if not isinstance(error, FileNotFoundError):
                 log.debug("cannot list the replicas: %s", error)
@@ -136,58 +169,64 @@ class Replicas:
             Busy: it held it for longer than that.
             MigrationFailed: it failed while we waited; or the file cannot be had.
         """
-        path = os.path.join(self._folder, token)
-        fd = self._locked(path, Deadline(wait))
-        try:
-            yield Claim(fd, path)
-        finally:
-            # A child that was forked meanwhile has the lock as well: closing would leave it to the child.
-            fcntl.flock(fd, fcntl.LOCK_UN)
-            os.close(fd)
-
-    def _locked(self, path: str, deadline: Deadline) -> int:
-        while True:
-            fd = self._open(path)
+        with ExitStack() as stack:
             try:
-                while not _lock(fd):
-                    if deadline.expired:
-                        raise Busy(
-                            f"Another process has been bringing the same value here for {deadline.timeout:.0f} s.",
-                            f"See who holds {path} (fuser), and whether it makes progress.",
-                        )
-                    time.sleep(_POLL)
-                if _is_at(fd, path):
-                    locked, fd = fd, -1
-                    return locked
-                failure = _read(fd)  # it was unlinked while we waited
-                if failure.get("what"):
-                    raise MigrationFailed(str(failure["what"]), str(failure.get("hint", "")))
+                folder, path = stack.enter_context(self._folder(make=True))
+            except OSError as error:
+                raise _cannot_record(os.path.join(self._socket + _SUFFIX, token), error) from error
+            path = os.path.join(path, token)
+            fd = _locked(folder, token, path, Deadline(wait))
+            try:
+                yield Claim(fd, folder, path)
             finally:
-                if fd >= 0:
-                    os.close(fd)
+                # A child that was forked meanwhile has the lock as well: closing would leave it to the child.
+                fcntl.flock(fd, fcntl.LOCK_UN)
+                os.close(fd)
 
-    def _open(self, path: str) -> int:
+
+def _locked(folder: int, token: str, path: str, deadline: Deadline) -> int:
+    """Return a value's file, locked."""
+    while True:
+        fd = _open(folder, token, path)
         try:
-            try:
-                # In a folder open to all the kernel may refuse O_CREAT for a file of another user.
-                fd = os.open(path, os.O_RDWR | _FLAGS)
-            except FileNotFoundError:
-                self._make_folder()
-                fd = os.open(path, os.O_RDWR | os.O_CREAT | _FLAGS, 0o666)
-        except OSError as error:
-            raise _cannot_record(path, error) from error
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-            os.close(fd)
-            raise MigrationFailed(f"A replica cannot be recorded at {path}: it is not a file of its own.", "Remove it.")
-        if status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) != 0o666:
-            os.fchmod(fd, 0o666)  # whatever our umask
-        return fd
+            while not _lock(fd):
+                if deadline.expired:
+                    raise Busy(
+                        f"Another process has been bringing the same value here for {deadline.timeout:.0f} s.",
+                        f"See who holds {path} (fuser), and whether it makes progress.",
+                    )
+                time.sleep(_POLL)
+            if _is_at(fd, folder, token):
+                locked, fd = fd, -1
+                return locked
+            failure = _read(fd)  # it was unlinked while we waited
+            if failure.get("what"):
+                raise MigrationFailed(str(failure["what"]), str(failure.get("hint", "")))
+        finally:
+            if fd >= 0:
+                os.close(fd)
 
-    def _make_folder(self) -> None:
-        with suppress(FileExistsError):
-            os.mkdir(self._folder)
-            os.chmod(self._folder, 0o1777)
+
+def _open(folder: int, token: str, path: str) -> int:
+    try:
+        fd = open_file(folder, token, os.O_RDWR | os.O_CREAT)
+    except OSError as error:
+        raise _cannot_record(path, error) from error
+    status = os.fstat(fd)
+    if status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) != 0o666:
+        os.fchmod(fd, 0o666)  # whatever our umask
+    return fd
+
+
+@lru_cache(maxsize=16)
+def _say_not_shared(socket: str, told: str) -> None:
+    """Warn once."""
+    log.warning(
+        "The folder of %s is not the one that other users of the server have (it listens at %s): values of other hosts "
+        "are brought here once more. Mount the folder, not the socket alone.",
+        socket,
+        told,
+    )
 
 
 def _cannot_record(path: str, error: OSError) -> MigrationFailed:
@@ -220,9 +259,14 @@ def _lock(fd: int) -> bool:
     return True
 
 
-def _is_at(fd: int, path: str) -> bool:
-    """Whether an open file is still the one at a path."""
+def _is_at(fd: int, folder: int, name: str) -> bool:
+    """Whether an open file is still the one of a name in a folder."""
     try:
-        return os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False))
+        return os.path.samestat(os.fstat(fd), os.stat(name, dir_fd=folder, follow_symlinks=False))
     except FileNotFoundError:
         return False
+
+
+def _is_note(fd: int) -> bool:
+    """Whether a file is a note of ours, also one that has nothing in it yet."""
+    return not os.fstat(fd).st_size or bool({"id", "what"} & _read(fd).keys())
