@@ -41,6 +41,8 @@ PYTHONS = {
         for python in ("3.8", "3.9", "3.10", "3.11", "3.12", "3.13")
         for which, lock in (("newest", "tests"), ("oldest", "oldest"))
     },
+    # Where these are not installed, `.ci/pythons` makes them. No library had wheels for them when it was old.
+    **{f"{python}-newest": (python, "tests") for python in ("3.14", "3.15")},
     # vineyard's official package has wheels up to CPython 3.12.
     **{f"{python}-official": (python, "official") for python in ("3.8", "3.12")},
 }
@@ -52,7 +54,7 @@ SERVERS = ("0.14.8", "0.16.5", "0.18.2", "0.20.2", "0.22.2")
 BENCH_PYTHON = "3.12"
 
 # What Airflow 3.3.2 is tested on here, the best first.
-AIRFLOW_PYTHONS = ((3, 13), (3, 12), (3, 11), (3, 10))
+AIRFLOW_PYTHONS = ((3, 13), (3, 14), (3, 12), (3, 11), (3, 10))
 
 # The releases of Airflow that `airflows` tests: on which Python, and as of which day everything below them is chosen.
 # Later packages break most of them, 3.2.2 with those of three months later.
@@ -68,6 +70,7 @@ RELEASES = {
     "3.1.8": ("3.12", "2026-04-01"),
     "3.2.2": ("3.12", "2026-06-15"),
     "3.3.2": ("3.12", "2026-11-01"),
+    "3.3.2-py3.14": ("3.14", "2026-11-01"),
 }
 DEFAULT_RELEASES = ("2.11.2", "2.6.3", "2.1.4")
 # What is younger than the oldest of those days, and the day that holds for it.
@@ -88,7 +91,7 @@ nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_venv = "yes"
 nox.options.error_on_missing_interpreters = True
 nox.options.sessions = [
-    *("tests", "airflow", *(f"airflows({release})" for release in DEFAULT_RELEASES)),
+    *("tests", "pythons(3.14-newest)", "airflow", *(f"airflows({release})" for release in DEFAULT_RELEASES)),
     *("lint", "types", "build", "deploy", "docs"),
 ]
 # A kept environment of another interpreter than the one asked for is made anew.
@@ -199,7 +202,7 @@ def airflow_env(session: nox.Session) -> None:
     """Build the environment of the sessions flights, airflow and types: Airflow 3.3.2 and our packages."""
     if session.python is False:
         session.error(
-            "Airflow 3.3.2 needs CPython 3.10, 3.11, 3.12 or 3.13. "
+            "Airflow 3.3.2 needs CPython 3.10 to 3.14. "
             f"This is {sys.version.split()[0]}, and there is no other on PATH. "
             "Install one of them, or uv, which can fetch one"
         )
@@ -260,7 +263,7 @@ def airflows(session: nox.Session, release: str) -> None:
         session.log(f"Installing Airflow {release} and what it needs, as of {day}. It takes a minute, once.")
         run("venv", "--quiet", "--clear", "--no-project", "--python", python, str(place))
         younger = [f"--exclude-newer-package={name}={YOUNG_DAY}" for name in YOUNG]
-        requirements = ("-r", str(REQUIREMENTS / "airflows.in"), f"apache-airflow=={release}")
+        requirements = ("-r", str(REQUIREMENTS / "airflows.in"), f"apache-airflow=={release.partition('-')[0]}")
         run(*into, f"--exclude-newer={day}", *younger, *requirements)
 
     def install_ours() -> None:
