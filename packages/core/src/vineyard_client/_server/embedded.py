@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Optional, Type
 
 from .._io.deadline import Deadline
+from ..exceptions import ServerStartFailed
 from .command import Size, server_command
 from .listening import require_free
-from .running import OWNED, START_TIMEOUT, read_pid, spawn, temporary, wait_ready
-from .shared import start_lock
+from .running import OWNED, START_TIMEOUT, opened_log, read_pid, spawn, temporary, wait_ready
+from .shared import STOP_TIMEOUT, Mark, mark_of, remove_socket, start_lock
 
 if TYPE_CHECKING:
     import subprocess
@@ -51,6 +53,7 @@ class EmbeddedServer:
         # Its name is drawn here and the folder made when the server starts, so that one never started leaves nothing.
         self._folder = "" if socket else temporary(f"vineyard-{os.urandom(8).hex()}")
         self._socket = os.path.abspath(socket) if socket else os.path.join(self._folder, "vineyard.sock")
+        self._mark: Optional[Mark] = None
         self.pid = 0
 
     @property
@@ -77,25 +80,39 @@ class EmbeddedServer:
         if self._shell is not None:
             require_free(self.socket)
             self.stop()  # somebody else ended the server
-        with start_lock(self.socket, deadline):
+        with start_lock(self.socket, deadline) as place:
             require_free(self.socket)
-            self._shell = spawn(OWNED, self.log, [self._folder, *command])
-            self._owner = os.getpid()
-            try:
-                self.pid = read_pid(self._shell)
-                wait_ready(self.socket, self.pid, self.log, deadline)
-            except BaseException:
-                self.stop()
-                raise
+            with opened_log(place, self.socket) as log:
+                self._shell = spawn(OWNED, log, [self._folder, *command])
+                self._owner = os.getpid()
+                try:
+                    self.pid = read_pid(self._shell)
+                    wait_ready(self.socket, self.pid, log, deadline)
+                except BaseException:
+                    self._end()
+                    raise
+            self._mark = mark_of(self.socket, place)
         return self
 
     def stop(self) -> None:
-        """End it; idempotent. What it stored is gone, but values that were read stay valid."""
+        """End it; idempotent. What it stored is gone, but values that were read stay valid.
+
+        Its socket goes, too; another server's that is at the path by now stays.
+        """
         if self._shell is None or self._owner != os.getpid():
             return
+        if not self._folder:
+            # Before the server, so that nobody finds a socket that nobody listens at. Who starts another server at
+            # this moment has the lock, and the path is theirs.
+            with suppress(ServerStartFailed), start_lock(self.socket, Deadline(STOP_TIMEOUT), make=False) as place:
+                remove_socket(self.socket, place, self._mark)
+        self._end()
+
+    def _end(self) -> None:
         shell, self._shell = self._shell, None
-        # A line, since the end of the pipe does not show while a forked child has it open, too.
-        shell.communicate("\n")
+        if shell is not None:
+            # A line, since the end of the pipe does not show while a forked child has it open, too.
+            shell.communicate("\n")
 
     def __enter__(self) -> EmbeddedServer:
         """Start it."""

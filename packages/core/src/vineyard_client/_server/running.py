@@ -11,8 +11,10 @@ import os
 import re
 import signal
 import time
-from typing import TYPE_CHECKING, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Iterator, Sequence
 
+from .._io.beside import Beside
 from .._io.deadline import Deadline
 from .._wire.messages import InstanceStatus
 from ..exceptions import ServerStartFailed, VineyardError
@@ -22,7 +24,7 @@ from .listening import alive, open_connection
 if TYPE_CHECKING:
     import subprocess
 
-__all__ = ["DETACHED", "OWNED", "POLL", "START_TIMEOUT", "read_pid", "spawn", "temporary", "wait_ready"]
+__all__ = ["DETACHED", "OWNED", "POLL", "START_TIMEOUT", "opened_log", "read_pid", "spawn", "temporary", "wait_ready"]
 
 # Seconds. A server is ready in half a second; reserving many gigabytes, or a host under load, takes longer.
 START_TIMEOUT = 60.0
@@ -30,7 +32,26 @@ START_TIMEOUT = 60.0
 POLL = 0.02
 
 
-def wait_ready(socket: str, pid: int, log: str, deadline: Deadline) -> None:
+@contextmanager
+def opened_log(place: Beside, socket: str) -> Iterator[int]:
+    """Open the file that a server's words go to, for the duration of the block.
+
+    Raises:
+        ServerStartFailed: it is another file than it should be, or this user may not write to it.
+    """
+    try:
+        log = place.open_file(".log", os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise ServerStartFailed(
+            f"A server cannot be started at {socket}.", f"Its log, {socket}.log, cannot be read: {error.strerror}."
+        ) from error
+    try:
+        yield log
+    finally:
+        os.close(log)
+
+
+def wait_ready(socket: str, pid: int, log: int, deadline: Deadline) -> None:
     """Return when the server answers.
 
     Raises:
@@ -46,13 +67,13 @@ def wait_ready(socket: str, pid: int, log: str, deadline: Deadline) -> None:
                 connection.close()
         except VineyardError as error:
             cause = str(error)
+        hint = f"Its log, {socket}.log, "
         if not alive(pid):
-            raise ServerStartFailed(f"vineyardd for {socket} ended while starting.", f"Its log, {log}, {_tail(log)}")
+            raise ServerStartFailed(f"vineyardd for {socket} ended while starting.", hint + _tail(log))
         if deadline.expired:
             os.kill(pid, signal.SIGKILL)
             raise ServerStartFailed(
-                f"vineyardd for {socket} was not ready within {deadline.timeout} s: {cause}",
-                f"Its log, {log}, {_tail(log)}",
+                f"vineyardd for {socket} was not ready within {deadline.timeout} s: {cause}", hint + _tail(log)
             )
         time.sleep(POLL)
 
@@ -61,41 +82,40 @@ def wait_ready(socket: str, pid: int, log: str, deadline: Deadline) -> None:
 _NOISE = re.compile(r"\s*(backtrace:|.* \+ 0x[0-9A-F]+)?\s*\Z")
 
 
-def _tail(log: str) -> str:
-    try:
-        with open(log, errors="replace") as file:
-            lines = [line.strip() for line in file.read()[-4000:].splitlines() if not _NOISE.match(line)]
-    except OSError as error:
-        return f"cannot be read: {error.strerror}."
+def _tail(log: int) -> str:
+    text = os.pread(log, 4000, max(0, os.fstat(log).st_size - 4000)).decode(errors="replace")
+    lines = [line.strip() for line in text.splitlines() if not _NOISE.match(line)]
     return "ends with: " + " / ".join(lines[-6:]) if lines else "is empty."
 
 
+# In both the log is the standard error of the shell.
+
 # The server must outlive the process that starts it, and nobody must have to wait for it: sh ends at once, and the
-# server becomes init's child. $0 is the log.
-DETACHED = '"$@" </dev/null >>"$0" 2>&1 & echo $!'
+# server becomes init's child.
+DETACHED = '"$@" </dev/null >&2 & echo $!'
 
 # The server must not outlive the process that owns it, even a killed one: then sh reads the end of its pipe. What goes
-# with the server is its socket, before it, so that it cannot be the socket of the next one there; and the folder $1, if
-# any. It is killed, for it has nothing to lose, and vineyardd may hang for a minute when it is asked to end.
+# with the server is the folder $1, if any. It is killed, for it has nothing to lose: vineyardd may hang for a minute
+# when it is asked to end, and then removes whatever socket is at its path. A socket that is left is no obstacle.
 OWNED = """
 folder=$1; shift
-"$@" </dev/null >>"$0" 2>&1 &
+"$@" </dev/null >&2 &
 echo $!
 read _
-rm -f "${0%.log}"
 kill -KILL $! 2>/dev/null
 wait $! 2>/dev/null
 test -z "$folder" || rm -rf "$folder"
 """
 
 
-def spawn(script: str, log: str, command: Sequence[str]) -> subprocess.Popen[str]:
+def spawn(script: str, log: int, command: Sequence[str]) -> subprocess.Popen[str]:
     import subprocess  # 3 ms that who finds a server running need not pay
 
     return subprocess.Popen(
-        ["/bin/sh", "-c", script, log, *command],
+        ["/bin/sh", "-c", script, "vineyard", *command],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=log,
         start_new_session=True,
         text=True,
         cwd="/",
