@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import errno
 import os
+import resource
 import socket
 import struct
 import sys
@@ -161,12 +163,47 @@ def test_a_server_that_does_not_accept(tmp_path: Path) -> None:
                 client.setblocking(False)
                 if client.connect_ex(path) == errno.EAGAIN:
                     break
-            with pytest.raises(ConnectionFailed) as caught:
+            with pytest.raises(DeadlineExceeded) as caught:
                 UnixStream.connect(path, short())
             assert caught.value.hint == "The server does not take connections at present: see whether it hangs."
         finally:
             for client in waiting:
                 client.close()
+
+
+def test_a_server_that_accepts_late(tmp_path: Path) -> None:
+    """Who finds the queue full waits for its turn."""
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen(0)
+        streams = [UnixStream.connect(path, soon())]
+        threads = [threading.Thread(target=lambda: streams.append(UnixStream.connect(path, soon()))) for _ in range(5)]
+        for thread in threads:
+            thread.start()
+        accepted = [listener.accept()[0] for _ in range(6)]
+        for thread in threads:
+            thread.join()
+    assert len(streams) == 6
+    for end in (*streams, *accepted):
+        end.close()
+
+
+def test_no_descriptor_left(tmp_path: Path) -> None:
+    """Running out of files is an error of ours, and says so."""
+    path = str(tmp_path / "s")
+
+    def connect() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 1,) * 2)
+        held = []
+        with contextlib.suppress(OSError):
+            while True:
+                held.append(os.dup(0))
+        with pytest.raises(ConnectionFailed, match=r"Too many open files.*ulimit"):
+            UnixStream.connect(path, soon())
+
+    with Peer(path, silent):
+        assert in_child(connect) == 0
 
 
 # ---- bytes

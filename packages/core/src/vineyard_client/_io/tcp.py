@@ -80,18 +80,21 @@ class TcpStream:
             ) from error
         refusal: OSError = socket.timeout("timed out")
         for family, kind, protocol, _, address in addresses:
-            sock = socket.socket(family, kind, protocol)
+            sock: Optional[socket.socket] = None
             try:
+                sock = socket.socket(family, kind, protocol)
                 # Zero would mean to not wait at all.
                 sock.settimeout(None if deadline.timeout is None else max(deadline.remaining() or 0, 0.001))
                 sock.connect(address)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 return cls(sock, endpoint)
             except OSError as error:
-                sock.close()
+                if sock is not None:
+                    sock.close()
                 refusal = error
             except BaseException:
-                sock.close()
+                if sock is not None:
+                    sock.close()
                 raise
             if deadline.expired:
                 break
@@ -189,7 +192,10 @@ class TcpStream:
         import fcntl
 
         done = 0
-        reader, writer = os.pipe()
+        try:
+            reader, writer = os.pipe()
+        except OSError:  # no descriptors left; a copy needs none
+            return 0
         try:
             with suppress(PermissionError):  # then the default, 64 KiB, does
                 fcntl.fcntl(writer, _F_SETPIPE_SZ, _PIPE)

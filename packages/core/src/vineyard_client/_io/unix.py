@@ -8,8 +8,9 @@ import os
 import socket
 import stat
 import struct
+import time
 from contextlib import contextmanager
-from typing import Iterator
+from typing import Iterator, Optional
 
 from ..exceptions import ConnectionFailed, DeadlineExceeded, ProtocolError
 from .deadline import Deadline
@@ -26,8 +27,12 @@ _CONNECT_HINTS = {
     errno.EACCES: "Its permissions do not let this user in.",
     errno.ENOTSOCK: "It is not a socket: give the path of vineyardd's IPC socket.",
     errno.EPROTOTYPE: "It is another kind of socket: give the path of vineyardd's IPC socket.",
-    errno.EAGAIN: "The server does not take connections at present: see whether it hangs.",
+    errno.EMFILE: "This process has as many files open as it may: raise the limit (ulimit -n), or drop values.",
+    errno.ENFILE: "This host has as many files open as it may: see who has them.",
 }
+
+# Seconds between two looks whether a server with a full queue of connections takes one more.
+_POLL = 0.005
 
 
 class UnixStream:
@@ -54,15 +59,26 @@ class UnixStream:
                 f"The socket path {path!r} has {len(os.fsencode(path))} bytes; the system takes {MAX_PATH}.",
                 "Choose a shorter one.",
             )
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock: Optional[socket.socket] = None
         try:
-            sock.settimeout(deadline.remaining())
-            sock.connect(path)
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            while True:
+                try:
+                    sock.settimeout(deadline.remaining())
+                    sock.connect(path)
+                    return cls(sock, path)
+                except BlockingIOError:
+                    # More wait than the server's queue holds; a socket with a timeout is refused at once (connect(2)).
+                    if deadline.expired:
+                        raise socket.timeout("timed out") from None
+                    time.sleep(_POLL)
         except OSError as error:
-            sock.close()
+            if sock is not None:
+                sock.close()
             if isinstance(error, socket.timeout):
                 raise DeadlineExceeded(
-                    f"vineyardd at {path} did not accept a connection within {deadline.timeout} s."
+                    f"vineyardd at {path} did not accept a connection within {deadline.timeout} s.",
+                    "The server does not take connections at present: see whether it hangs.",
                 ) from error
             number = error.errno or 0
             if number == errno.ECONNREFUSED and not is_socket(path):
@@ -71,9 +87,9 @@ class UnixStream:
                 f"Cannot connect to vineyardd at {path}: {error.strerror or error}.", _CONNECT_HINTS.get(number, "")
             ) from error
         except BaseException:
-            sock.close()
+            if sock is not None:
+                sock.close()
             raise
-        return cls(sock, path)
 
     @property
     def peer(self) -> str:
