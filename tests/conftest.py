@@ -20,6 +20,9 @@ HERE = Path(__file__).parent
 # The release of vineyardd that is tested; ``nox -s servers`` puts others on the path and says so here.
 RELEASE = os.environ.get("VINEYARDD_RELEASE", "0.24.2")
 
+# What is put here, and by the processes that tests start, is read again at once and must be the same.
+os.environ.setdefault("VINEYARD_PROOF", "1")
+
 sys.path.insert(0, str(HERE / "helpers"))
 
 

@@ -97,7 +97,7 @@ def test_a_function_that_a_reduction_names_is_allowed_by_its_exact_name_only():
     assert roundtrip(value, ALLOWED, "codec_models.rebuild").number == 4
 
 
-def test_a_registered_reduction_is_used_and_checked(monkeypatch):
+def test_a_registered_reduction_is_used_and_checked(monkeypatch, unproven):
     monkeypatch.setitem(copyreg.dispatch_table, models.Plain, lambda value: (models.Called, (9,)))
     assert roundtrip(models.Plain(), ALLOWED).number == 9
     monkeypatch.setitem(copyreg.dispatch_table, models.Plain, lambda value: (os.system, ("true",)))

@@ -86,6 +86,7 @@ class Machines:
             **{k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW_", "VINEYARD_", "PYTEST_"))},
             "PATH": os.pathsep.join([scripts, os.environ["PATH"]]),
             "PYTHONPATH": str(ROOT / "tests" / "two_hosts" / "config"),
+            "VINEYARD_PROOF": "1",  # what tasks return is read again at once and must be the same
             "PYTHONWARNINGS": "ignore",
             "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "examples" / "dags"),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",

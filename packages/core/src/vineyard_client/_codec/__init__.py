@@ -4,14 +4,17 @@ The parts, each with its own docstring, from what imports nothing of the others 
 format's source of truth), ``ops`` and ``parts`` (the language of six operations, and checks of what stands in it),
 ``policy`` (which classes of the caller's are allowed), ``table`` (what is declared of known types), ``verify`` (the
 check before anything runs), ``writer`` and ``reader`` (pickle protocol 5 in that language), ``adapters`` (known types,
-which fill the table: a module for each library, loaded when needed), ``summary`` (a line for people).
+which fill the table: a module for each library, loaded when needed), ``summary`` (a line for people), ``proof`` (that
+what was written can be read, and is the same).
 """
 
 from __future__ import annotations
 
 from typing import List, NamedTuple, Optional, Sequence
 
-from . import envelope, reader, summary, writer
+from vineyard_client.exceptions import VineyardError
+
+from . import envelope, proof, reader, summary, writer
 from .adapters import table
 from .envelope import HEADER_SIZE, Chunk
 from .policy import policy_for
@@ -63,9 +66,25 @@ def encode(value: object, *, token: bytes, allowed_classes: Sequence[str] = ()) 
     """
     stream, buffers = writer.dump(value, policy_for(tuple(allowed_classes)))
     chunks, nbytes = envelope.assemble(stream, buffers, token)
-    return Encoded(
+    encoded = Encoded(
         chunks, nbytes, envelope.buffers_at(stream, buffers), summary.type_name(value), summary.describe(value)
     )
+    if proof.demanded():
+        _prove(value, encoded, token, allowed_classes)
+    return encoded
+
+
+def _prove(value: object, encoded: Encoded, token: bytes, allowed_classes: Sequence[str]) -> None:
+    """Read a value from a copy of what was just written, and compare."""
+    try:
+        read = decode(memoryview(bytearray(b"".join(encoded.chunks))), token=token, allowed_classes=allowed_classes)
+        found = proof.difference(value, read)
+    except VineyardError as exc:
+        encoded.release()
+        raise AssertionError(f"A {encoded.type_name} was written and cannot be read: {exc}") from exc
+    if found:
+        encoded.release()
+        raise AssertionError(f"A {encoded.type_name} was written, and read as something else: {found}")
 
 
 def decode(blob: memoryview, *, token: Optional[bytes], allowed_classes: Sequence[str] = ()) -> object:

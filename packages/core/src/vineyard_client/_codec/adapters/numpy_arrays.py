@@ -17,12 +17,10 @@ import pickle
 import sys
 from typing import TYPE_CHECKING, Any, Dict, List, Tuple
 
-from vineyard_client.exceptions import UnsafeType
-
 from ..ops import FILL, MAKE
 from ..policy import qualified
 from ..writer import reduce_instance
-from . import numpy_dtypes
+from . import numpy_dtypes, numpy_random
 from .common import damaged, refused
 from .numpy_dtypes import PLAIN, dtype_spec, make_dtype
 
@@ -45,9 +43,6 @@ _SCALARS = (
     "longdouble complex64 complex128 clongdouble datetime64 timedelta64 str_ bytes_"
 )
 _ABSTRACT = "generic number integer signedinteger unsignedinteger inexact floating complexfloating flexible character"
-# Bit generators of numpy.random: 1.17 - 2.5 (PCG64DXSM from 1.21).
-_BIT_GENERATORS = frozenset(["MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64"])
-
 _MEMORY = frozenset([memoryview, bytes, bytearray])
 
 
@@ -323,54 +318,13 @@ def _make_masked(reader: Reader, *parts: Any) -> Any:
     return array
 
 
-# --- random
-# ------------------------------------------------------------------------------------------------------------
-
-
 def _reduce_other(writer: Writer, value: Any) -> Tuple[Any, ...]:
     """Write what is no array and no scalar; numpy loads some of its parts when they are first needed, and so do we."""
     if type(value).__module__.startswith("numpy.random"):
-        if type(value) is np.random.Generator:
-            return _reduce_generator(writer, value)
-        if type(value) is np.random.RandomState:
-            return _reduce_random_state(writer, value)
+        reduced = numpy_random.reduce(writer, value)
+        if reduced is not None:
+            return reduced
     return reduce_instance(writer, value)
-
-
-def _reduce_generator(writer: Writer, value: Any) -> Tuple[Any, ...]:
-    generator = value.bit_generator
-    name = type(generator).__name__
-    if name not in _BIT_GENERATORS:
-        raise UnsafeType(
-            f"A random generator on {qualified(type(generator))} cannot be stored.",
-            "Use one of numpy's own, such as numpy.random.PCG64.",
-            qualified(type(generator)),
-        )
-    return MAKE, ("numpy.Generator", name, generator.state)
-
-
-def _make_generator(reader: Reader, name: str, state: Any) -> Any:
-    return np.random.Generator(_bit_generator(name, state))
-
-
-def _bit_generator(name: str, state: Any) -> Any:
-    if name not in _BIT_GENERATORS:
-        raise damaged(f"{name!r} is no bit generator")
-    generator = getattr(np.random, name)(0)
-    generator.state = state
-    return generator
-
-
-def _reduce_random_state(writer: Writer, value: Any) -> Tuple[Any, ...]:
-    return MAKE, ("numpy.RandomState", value.get_state(legacy=False))
-
-
-def _make_random_state(reader: Reader, state: Any) -> Any:
-    random = np.random.RandomState(
-        _bit_generator(state["bit_generator"], {k: state[k] for k in ("bit_generator", "state")})
-    )
-    random.set_state(state)
-    return random
 
 
 _ATOMS: set[type] = {str, type(None), float, int, bool}
@@ -381,6 +335,7 @@ def install(table: Table) -> None:
     global np
     np = importlib.import_module("numpy")
     numpy_dtypes.load(np)
+    numpy_random.install(table, np)
     table.reducers[np.ndarray] = _reduce_array
     table.reducers[np.dtype] = _reduce_dtype
     table.bases[np.dtype] = _reduce_dtype
@@ -400,8 +355,6 @@ def install(table: Table) -> None:
             "numpy.text": _make_text,
             "numpy.MaskedArray": _make_masked,
             "numpy.masked": _make_masked,
-            "numpy.Generator": _make_generator,
-            "numpy.RandomState": _make_random_state,
         }
     )
     table.fillers.update(

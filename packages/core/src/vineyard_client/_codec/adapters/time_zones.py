@@ -110,15 +110,24 @@ def install_dateutil(table: Table) -> None:
         return MAKE, ("dateutil.tz", "offset", zone._name, zone._offset)
 
     def reduce_file(writer: Writer, zone: Any) -> Tuple[Any, ...]:
-        name = zone._filename
-        found = tz.gettz(name) if isinstance(name, str) else None
-        if found is None or found != zone:
-            raise UnsafeType(
-                f"The time zone {zone!r} cannot be stored: no other process would find it under its name.",
-                "Use zoneinfo.ZoneInfo(key) or dateutil.tz.gettz(key).",
-                qualified(type(zone)),
-            )
-        return MAKE, ("dateutil.tz", "named", name)
+        # The name it was asked for under, which it remembers from 4.0 on, or the file's.
+        for name in (getattr(zone, "_key", None), zone._filename):
+            found = tz.gettz(name) if isinstance(name, str) and in_database(name) else None
+            if type(found) is tz.tzfile and found.__reduce__() == zone.__reduce__():
+                return MAKE, ("dateutil.tz", "named", name)
+        raise UnsafeType(
+            f"The time zone {zone!r} cannot be stored: no other process would find it under its name.",
+            "Use zoneinfo.ZoneInfo(key) or dateutil.tz.gettz(key).",
+            qualified(type(zone)),
+        )
+
+    def in_database(name: str) -> bool:
+        # Otherwise dateutil would open whatever file it is.
+        paths = getattr(tz, "TZPATH", None)
+        if paths is None:  # before 3.0
+            paths = importlib.import_module("dateutil.tz.tz").TZPATHS
+        allowed = not name.startswith("/") or name.startswith(tuple([f"{path}/" for path in paths]))
+        return allowed and ".." not in name and not name.startswith(":")
 
     def make_zone(reader: Reader, kind: str, *parts: Any) -> Any:
         if kind == "utc":
@@ -128,9 +137,10 @@ def install_dateutil(table: Table) -> None:
         if kind == "offset":
             return tz.tzoffset(parts[0], parts[1])
         name = _text(parts[0])
-        if kind != "named" or ".." in name:
-            raise damaged("a time zone has no name")
-        return tz.gettz(name)
+        found = tz.gettz(name) if kind == "named" and in_database(name) else None
+        if type(found) is not tz.tzfile:
+            raise damaged(f"{name!r} is no time zone here")
+        return found
 
     table.reducers.update(
         {
