@@ -23,7 +23,7 @@ PUBLIC = {
     "EmbeddedServer": "start stop socket log",
     "ObjectInfo": "ref summary labels created host socket deleted type size origin replicas",
     "ObjectRef": "id token endpoint type size to_json from_json",
-    "StoreStatus": "socket version instance_id metadata endpoint memory_used memory_limit connections",
+    "StoreStatus": "socket version instance_id metadata endpoint memory_used memory_limit connections identity",
     "connect": "",
     "dumps": "",
     "encode": "",

@@ -22,6 +22,8 @@ from vineyard_testing.streams import REGISTERED, frame
 
 import vineyard_client as vc
 from vineyard_client import server
+from vineyard_client._io.deadline import Deadline
+from vineyard_client._io.unix import UnixStream
 from vineyard_client._server.listening import alive
 from vineyard_client.exceptions import ConnectionFailed, ProtocolError, ServerStartFailed, UnsupportedVersion
 
@@ -489,7 +491,7 @@ def test_one_that_does_not_end_is_killed(path: str) -> None:
 
 def _connects(path: str) -> bool:
     try:
-        vc.connect(path).close()
+        UnixStream.connect(path, Deadline(UNIT)).close()
     except ConnectionFailed:
         return False
     return True
@@ -523,8 +525,6 @@ def test_one_of_another_user(path: str, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_one_that_cannot_be_seen(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server in another container has no process id here."""
-    from vineyard_client._io.unix import UnixStream
-
     monkeypatch.setattr(UnixStream, "peer_pid", 0)
     with Peer(path, answering(frame(REGISTERED))):
         with pytest.raises(ConnectionFailed, match="runs where this process cannot see it"):
@@ -737,6 +737,8 @@ def test_an_owner_that_is_killed_leaves_another_server_its_socket(path: str) -> 
     owner = """
 import os, signal, sys
 import vineyard_client as vc
+from vineyard_client._io.deadline import Deadline
+from vineyard_client._io.unix import UnixStream
 from vineyard_client._server.listening import alive
 server = vc.EmbeddedServer("16Mi", socket=sys.argv[1]).start()
 os.kill(server.pid, signal.SIGKILL)

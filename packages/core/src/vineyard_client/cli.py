@@ -69,6 +69,7 @@ def _status(arguments: argparse.Namespace) -> None:
         "vineyardd": status.version,
         "instance": f"{status.instance_id}, metadata in {status.metadata}",
         "memory": f"{_bytes(status.memory_used)} of {_bytes(status.memory_limit)} ({share:.1%})",
+        "identity": status.identity,
         "clients": str(status.connections),
         "RPC": status.endpoint or "off",
     }

@@ -154,6 +154,7 @@ class StoreStatus:
         memory_used: bytes in use.
         memory_limit: the size of the store in bytes.
         connections: how many clients are connected to the IPC socket.
+        identity: 32 hex digits that tell this store from every other one, and from itself after a restart.
     """
 
     socket: str
@@ -164,6 +165,7 @@ class StoreStatus:
     memory_used: int
     memory_limit: int
     connections: int
+    identity: str = ""
 
 
 class Draft:

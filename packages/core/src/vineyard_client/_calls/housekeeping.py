@@ -70,6 +70,7 @@ def status(session: Session) -> StoreStatus:
         memory_used=found.memory_used,
         memory_limit=found.memory_limit,
         connections=found.connections,
+        identity=session.identity,
     )
 
 

@@ -6,6 +6,7 @@ most. All of it may be used from any thread and after a fork.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from datetime import datetime, timezone
@@ -16,6 +17,7 @@ from .._io.deadline import Deadline
 from .._io.tcp import split_endpoint
 from .._io.unix import UnixStream
 from .._store.connection import Connection
+from .._store.identity import Identity, identify
 from .._store.meta import ValueMeta
 from .._store.processes import PerProcess
 from ..exceptions import ConnectionFailed, ObjectNotFound
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from .._native.objects import NativeObject
 
 __all__ = ["Session", "native_objects"]
+
+log = logging.getLogger("vineyard_client.client")
 
 _NO_ENDPOINT_HINT = "Its reference names no host: if it was put on another one, turn vineyardd's RPC on there first."
 
@@ -66,6 +70,7 @@ class Session:
         self._credentials = {"username": username, "password": password}
         self._endpoint = endpoint
         self._starter = starter
+        self._identity: Optional[Identity] = None
         self._connections = PerProcess()
 
     def connection(self) -> Connection:
@@ -94,7 +99,28 @@ class Session:
                 raise
             self._starter(self.socket)
             stream = UnixStream.connect(self.socket, deadline)
-        return Connection(stream, timeout=self._timeout, **self._credentials)
+        connection = Connection(stream, timeout=self._timeout, **self._credentials)
+        try:
+            self._notice(identify(connection, self._identity))
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _notice(self, identity: Identity) -> None:
+        """Remember which store it is, and say so if it is another one than before."""
+        if self._identity not in (None, identity):
+            log.warning(
+                "%s is another store than before: its server was restarted or replaced, and what was put into the "
+                "earlier one is gone.",
+                self.socket,
+            )
+        self._identity = identity
+
+    @property
+    def identity(self) -> str:
+        """What tells this store from every other one, and from itself after a restart; empty before any connection."""
+        return self._identity.token if self._identity else ""
 
     # ---- where an object may be
 
