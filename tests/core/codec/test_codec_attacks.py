@@ -203,6 +203,78 @@ def test_operations_cannot_be_turned_against_the_reader(step, traces):
         decode(blob_of(pickled((operation, arguments))), ALLOWED)
 
 
+def made(operation, *arguments):
+    return Assembler().call(operation, *arguments)
+
+
+# Nobody else's objects are changed: what these try to complete was not made by the stream, or not by who may be filled.
+SHARED = {
+    "state of what a maker made": ("STATE", (made("MAKE", "datetime.date", 2020, 1, 1), {"x": 1})),
+    "state of a member of an enumeration": (
+        "STATE",
+        (made("MAKE", "enum.member", "codec_models", "Colour", "RED"), {"_value_": 5}),
+    ),
+    "a filler for what a list holds": ("FILL", ([made("MAKE", "OrderedDict")], ("attributes", {"x": 1}))),
+    "a filler of another maker": ("FILL", (made("MAKE", "OrderedDict"), ("exception", ({}, None, None, False)))),
+    "a filler for an object of an allowed class": (
+        "FILL",
+        (made("NEW", "codec_models", "Plain", (), {}), ("attributes", {"x": 1})),
+    ),
+    "a filler for an exception that nobody made": (
+        "FILL",
+        (made("CALL", "codec_models", "LostFile", (1, "x")), ("exception", ({}, None, None, False))),
+    ),
+    "filled twice": (
+        "FILL",
+        (
+            made("FILL", made("MAKE", "SimpleNamespace"), ("attributes", {"x": 1})),
+            ("attributes", {"x": 2}),
+        ),
+    ),
+    "state set twice": (
+        "STATE",
+        (made("STATE", made("NEW", "codec_models", "Plain", (), {}), {"x": 1}), {"x": 2}),
+    ),
+    "an exception that is left as it is": ("MAKE", ("exception", "", "ValueError", ())),
+}
+
+
+@pytest.mark.parametrize("step", [pytest.param(step, id=name) for name, step in SHARED.items()])
+def test_only_what_a_stream_made_is_completed_and_once(step, traces):
+    with pytest.raises(VineyardError):
+        decode(blob_of(pickled(step)), ALLOWED)
+    assert models.Colour.RED.value == 1
+
+
+def test_zones_that_everybody_shares_are_not_changed():
+    """Whether an adapter, a constructor or __new__ hands out the one that all datetimes have."""
+    pendulum = pytest.importorskip("pendulum")
+    zone = pendulum.timezone("UTC")
+    home, name = type(zone).__module__, type(zone).__qualname__
+    before = dict(vars(zone))
+    for operation, arguments in (
+        ("MAKE", ("pendulum.Timezone", "UTC")),
+        ("CALL", (home, name, ("UTC",))),
+        ("NEW", (home, name, ("UTC",), {})),
+    ):
+        stream = pickled(("STATE", (made(operation, *arguments), {"utcoffset": made("NAME", "", "builtins.list")})))
+        with pytest.raises(VineyardError):
+            decode(blob_of(stream), [f"{home}.{name}"])
+        assert vars(zone) == before and pendulum.now("UTC").utcoffset() == datetime.timedelta(0)
+
+
+@pytest.mark.parametrize("name", ["MAKE", "NEW", "CALL", "NAME", "STATE", "FILL"])
+def test_no_operation_is_handed_out(name):
+    """Neither as the value, nor in it, nor where an adapter takes any object."""
+    operation = Assembler().named(FORGED, name)
+    inside = made("FILL", made("MAKE", "SimpleNamespace"), ("attributes", {"x": operation}))
+    again = Assembler().raw(b"]").data(operation).raw(b"\x94ah\x00a")
+    for stream in (operation.finish(), Assembler().data([1, operation]).finish(), inside.finish(), again.finish()):
+        with pytest.raises(UnsafeType, match="operation"):
+            decode(blob_of(stream), ALLOWED)
+    assert decode(blob([models.Plain(a=1)], ALLOWED), ALLOWED)[0].a == 1
+
+
 NUMPY = {
     "memory read as objects": ("numpy.ndarray", b"A" * 64, "O", (8,), None),
     "memory read as fields with objects": (

@@ -6,18 +6,21 @@ the size of the stream. No import and no lookup by name happens before the polic
 
 Invariants: a class on the unpickler's stack is one whose constructor may be called with anything (that is what being a
 *value* means, ``table``) or one that the caller allowed; makers take strings and data, never callables; errors
-of makers mean that the stored parts do not fit together.
+of makers mean that the stored parts do not fit together. Only objects that were made in this very stream are given
+state or filled, each once, so nothing that the process shares is ever changed; those that an adapter left unfinished
+are finished when the value is handed out; none of the operations is part of it.
 """
 
 from __future__ import annotations
 
 import pickle
+import sys
 from typing import IO, Any, Dict, List, NoReturn, Tuple
 
 from vineyard_client.exceptions import ObjectCorrupted, UnsafeType, VineyardError
 
 from . import ops
-from .parts import refused, set_state
+from .parts import damaged, refused, set_state
 from .policy import Policy, qualified
 from .table import table
 from .verify import Stream, verify
@@ -47,6 +50,9 @@ class Reader:
         }
         self._allowed: Dict[type, bool] = {}
         self._found: Dict[Tuple[str, str], Any] = {}
+        # What may be completed, by identity: what NEW and CALL made; what makers that have fillers made, and which.
+        self._made: Dict[int, Any] = {}
+        self._unfinished: Dict[int, Tuple[Any, str]] = {}
 
     def make(self, name: str, *parts: Any) -> Any:
         """Build a value of a known type from its parts."""
@@ -56,16 +62,23 @@ class Reader:
             maker = table.makers.get(name)
         if maker is None:
             raise _unknown(name)
-        return maker(self, *parts)
+        value = maker(self, *parts)
+        if name in table.unfinished:
+            self._unfinished[id(value)] = value, name
+        return value
 
     def new(self, module: str, qualname: str, arguments: Tuple[Any, ...], keywords: Dict[str, Any]) -> Any:
         """Create an object of an allowed class without initialising it."""
         cls = self.find_class(module, qualname)
-        return cls.__new__(cls, *arguments, **keywords)
+        value = cls.__new__(cls, *arguments, **keywords)
+        self._made[id(value)] = value
+        return value
 
     def call(self, module: str, qualname: str, arguments: Tuple[Any, ...]) -> Any:
         """Call an allowed class, or a function that was allowed by its exact name."""
-        return self.find(module, qualname)(*arguments)
+        value = self.find(module, qualname)(*arguments)
+        self._made[id(value)] = value
+        return value
 
     def name(self, module: str, qualname: str) -> Any:
         """Return a class as a value: one of ours (without a module) or one that was allowed."""
@@ -78,7 +91,7 @@ class Reader:
         return table.named[qualname]
 
     def state(self, value: Any, state: Any) -> Any:
-        """Set the state of an object of an allowed class."""
+        """Set the state of an object of an allowed class that was made in this stream."""
         cls = type(value)
         if isinstance(value, type) or not self.allows(cls):
             raise UnsafeType(
@@ -86,6 +99,11 @@ class Reader:
                 f'If it is yours, allow it where it is written and read: allowed_classes=["{qualified(cls)}"].',
                 qualified(cls),
             )
+        made = self._made.pop(id(value), None)
+        table.load(cls.__module__.partition(".")[0])
+        # What an adapter knows is never written with a state, and constructors hand out objects of it that are shared.
+        if made is not value or cls in table.reducers:
+            raise refused(f"it sets the state of a {qualified(cls)} that it did not make", qualified(cls))
         set_state(value, state)
         return value
 
@@ -95,8 +113,32 @@ class Reader:
         filler = table.fillers.get(name)
         if filler is None:
             raise _unknown(name)
+        made, maker = self._unfinished.pop(id(value), (None, ""))
+        if made is not value or name not in table.unfinished[maker][0]:
+            raise refused(f"it fills a {qualified(type(value))} that it did not make", qualified(type(value)))
         filler(self, value, content)
         return value
+
+    def finish(self) -> None:
+        """Check that nothing was left unfinished, and that no operation got out; then let go of what was read.
+
+        Raises:
+            ObjectCorrupted: something is unfinished.
+            UnsafeType: an operation is part of the value.
+        """
+        for value, maker in self._unfinished.values():
+            if table.unfinished[maker][1]:
+                raise damaged(f"a {qualified(type(value))} in it was never filled")
+        while self.operations:
+            if _references(self.operations) > _UNSHARED:
+                raise refused("it holds an operation as a value", "operation")
+
+    def close(self) -> None:
+        """Let go of the value."""
+        self.operations.clear()
+        self._made.clear()
+        self._unfinished.clear()
+        self.notes.clear()
 
     def allows(self, cls: type) -> bool:
         """Tell whether the caller allowed a class; remembered for this value."""
@@ -118,6 +160,16 @@ class Reader:
         if not isinstance(found, type):
             raise refused(f"it uses {module}.{qualname} as a class", f"{module}.{qualname}")
         return found
+
+
+def _references(operations: Dict[str, Any]) -> int:
+    """Take one operation away, and return how often Python says that it is referred to."""
+    _, operation = operations.popitem()
+    return sys.getrefcount(operation)
+
+
+# What that is for one that nobody else has; versions of Python count differently.
+_UNSHARED = _references({"": object().__str__})
 
 
 def _unknown(name: Any) -> UnsafeType:
@@ -161,7 +213,9 @@ def load(stream: Stream, buffers: List[memoryview], policy: Policy) -> Any:
     file = verify(stream)
     reader = Reader(policy, len(stream))
     try:
-        return _Unpickler(file, reader, buffers).load()
+        value = _Unpickler(file, reader, buffers).load()
+        reader.finish()
+        return value
     except (VineyardError, MemoryError):
         raise
     except Exception as exc:
@@ -170,3 +224,5 @@ def load(stream: Stream, buffers: List[memoryview], policy: Policy) -> Any:
             "Make sure that the libraries it comes from have the versions here that they had where it was written; "
             "otherwise have the task that made it run again.",
         ) from exc
+    finally:
+        reader.close()

@@ -5,7 +5,8 @@
   the package for all other types of it (a family), so that loading an adapter need not look every class up.
 * makers: ``maker(reader, *parts)`` checks the parts and returns the value. Parts come from the stored bytes and may be
   anything: a maker never calls what it is given, and never builds from a number that it has not checked.
-* fillers: ``filler(reader, value, state)`` completes a value that may contain itself.
+* fillers: ``filler(reader, value, state)`` completes a value that may contain itself: one that a maker of the same
+  adapter made in the same stream, and once. A maker whose values must not be used before that says so.
 * values: classes that may appear as values themselves, because calling them with anything does no harm.
 
 The table knows no adapter: ``adapters`` says which there are, and each is loaded when the first value of its library
@@ -17,7 +18,7 @@ from __future__ import annotations
 import importlib
 import sys
 import threading
-from typing import Any, Callable, Dict, Set, Tuple
+from typing import Any, Callable, Dict, FrozenSet, Set, Tuple
 
 from vineyard_client.exceptions import UnsupportedVersion
 
@@ -41,6 +42,8 @@ class Table:
         self.families: Dict[str, Reducer] = {}
         self.makers: Dict[str, Maker] = {}
         self.fillers: Dict[str, Filler] = {}
+        # A maker's name -> the fillers that may complete what it makes, and whether one of them must.
+        self.unfinished: Dict[str, Tuple[FrozenSet[str], bool]] = {}
         # Top-level package -> how its classes and functions are written as values, None if one may not be.
         self.namers: Dict[str, Callable[[Any], Tuple[Any, ...] | None]] = {}
         self.values: Dict[type, str] = {}
@@ -52,6 +55,19 @@ class Table:
         """Let a class be stored as a value under a name of ours."""
         self.values[cls] = name
         self.named[name] = cls
+
+    def filler(self, name: str, fill: Filler, *makers: str, must: bool = True) -> None:
+        """Declare a filler.
+
+        Args:
+            name: what it is called in the stream.
+            fill: completes a value.
+            makers: names of the makers whose values it completes.
+            must: whether they are damaged unless it, or another filler of theirs, does.
+        """
+        self.fillers[name] = fill
+        for maker in makers:
+            self.unfinished[maker] = self.unfinished.get(maker, (frozenset(), must))[0] | {name}, must
 
     def load(self, package: str) -> bool:
         """Load the adapter of a package; return whether there is one.

@@ -272,4 +272,6 @@ def install(table: Table) -> None:
             "constant": _make_constant,
         }
     )
-    table.fillers.update({"attributes": _fill_attributes, "exception": _fill_exception})
+    containers = ("OrderedDict", "UserDict", "UserList", "SimpleNamespace")
+    table.filler("attributes", _fill_attributes, *containers, must=False)
+    table.filler("exception", _fill_exception, "exception")

@@ -448,8 +448,8 @@ def install(table: Table) -> None:
             "pandas.frame": _make_frame,
         }
     )
-    table.fillers.update(
-        {"pandas.state": _fill_state, "pandas.attributes": _fill_attributes, "pandas.frame": _fill_frame}
-    )
+    table.filler("pandas.state", _fill_state, "pandas.new")
+    table.filler("pandas.attributes", _fill_attributes, "pandas.new")
+    table.filler("pandas.frame", _fill_frame, "pandas.frame")
     for cls in (pd.DataFrame, pd.Series, pd.Timestamp, pd.Timedelta, pd.Period, pd.Interval):
         table.value(f"pandas.{cls.__name__}", cls)

@@ -63,4 +63,4 @@ def install(table: Table) -> None:
             _classes[name] = cls
             table.reducers[cls] = _reduce
     table.makers["scipy.sparse"] = _make
-    table.fillers["scipy.sparse"] = _fill
+    table.filler("scipy.sparse", _fill, "scipy.sparse")

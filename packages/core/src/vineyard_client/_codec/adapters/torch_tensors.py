@@ -200,4 +200,4 @@ def install(table: Table) -> None:
             "torch.device": _make_device,
         }
     )
-    table.fillers["torch.tensor"] = _fill_tensor
+    table.filler("torch.tensor", _fill_tensor, "torch.tensor", must=False)

@@ -159,17 +159,12 @@ def _make_new(reader: Reader, module: Any, qualname: Any, parts: Any) -> Any:
     if not isinstance(cls, type) or _why_not(cls) is not None:
         raise refused(f"it makes a {module}.{qualname}", f"{module}.{qualname}")
     if _is_listed(cls, "reconstructors"):
-        made = cls.__new__(cls, *checked(parts, tuple))
-    else:
-        made = base_of(cls)[1].make(cls, *checked(parts, tuple))
-    reader.notes.setdefault("trusted", {})[id(made)] = made
-    return made
+        return cls.__new__(cls, *checked(parts, tuple))
+    return base_of(cls)[1].make(cls, *checked(parts, tuple))
 
 
 def _make_call(reader: Reader, module: Any, qualname: Any, arguments: Any) -> Any:
-    made = _find(module, qualname, "reconstructors")(*checked(arguments, tuple))
-    reader.notes.setdefault("trusted", {})[id(made)] = made
-    return made
+    return _find(module, qualname, "reconstructors")(*checked(arguments, tuple))
 
 
 def _make_name(reader: Reader, module: Any, qualname: Any) -> Any:
@@ -177,9 +172,6 @@ def _make_name(reader: Reader, module: Any, qualname: Any) -> Any:
 
 
 def _fill(reader: Reader, value: Any, filling: Any) -> None:
-    # Only what this stream made, and only once.
-    if reader.notes.get("trusted", {}).pop(id(value), None) is not value:
-        raise damaged(f"it sets the state of a {qualified(type(value))} that it did not make")
     state, content = checked(filling, tuple)
     if _is_listed(type(value), "reconstructors"):
         set_state(value, state)
@@ -197,4 +189,4 @@ def _fill(reader: Reader, value: Any, filling: Any) -> None:
 def install(table: Table) -> None:
     """Declare how objects of trusted packages are read; ``trust`` adds the packages."""
     table.makers.update({"trusted.new": _make_new, "trusted.call": _make_call, "trusted.name": _make_name})
-    table.fillers["trusted"] = _fill
+    table.filler("trusted", _fill, "trusted.new", "trusted.call", must=False)

@@ -88,4 +88,4 @@ def install(table: Table) -> None:
     importlib.import_module("xarray")
     table.families["xarray"] = _reduce
     table.makers["xarray.new"] = _make
-    table.fillers["xarray.state"] = _fill
+    table.filler("xarray.state", _fill, "xarray.new")
