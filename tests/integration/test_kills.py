@@ -6,10 +6,11 @@ import contextlib
 import gc
 import os
 import signal
+from pathlib import Path
 from typing import Any, Callable, Iterator, List
 
 import pytest
-from vineyard_testing import until
+from vineyard_testing import UNIT, until
 from vineyard_testing.clients import WatchedClient
 from vineyard_testing.processes import fork, wait
 
@@ -326,6 +327,34 @@ def test_a_value_larger_than_the_store(store: vc.Client) -> None:
     with pytest.raises(vc.StoreFull):
         store.put(buffer(0, 65 << 20))
     assert store.exists(kept)
+
+
+def test_six_writers_and_a_store_full_of_garbage(tmp_path: Path) -> None:
+    """While garbage is enough for all of them nobody fails, however they get in each other's way."""
+    size, garbage = 24 << 20, 10
+    with vc.EmbeddedServer("256Mi", socket=str(tmp_path / "v.sock")) as server, vc.connect(server.socket) as client:
+        for _ in range(2):
+            refs = [client.put(buffer(seed, size)) for seed in range(garbage)]
+            views = [client.get(ref) for ref in refs]
+            for ref in refs:
+                client.delete(ref)
+            del views
+            gc.collect()
+            go, say = os.pipe()
+
+            def write(go: int = go, say: int = say) -> None:
+                os.close(say)
+                with vc.connect(server.socket) as mine:
+                    os.read(go, 1)
+                    mine.put(buffer(1, size), labels={"kept": ""})
+
+            pids = [fork(write) for _ in range(6)]
+            os.close(say)
+            assert [wait(pid, timeout=10 * UNIT) for pid in pids] == [0] * 6
+            os.close(go)
+            assert len(list(client.list(labels={"kept": ""}))) == 6
+            for info in client.list():
+                client.delete(info.ref)
 
 
 def test_so_full_that_not_even_a_guard_fits(store: vc.Client) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from typing import Callable, Mapping, Optional, Sequence, TypeVar
 
+from .._io.deadline import Deadline
+from .._io.pinfile import one_at_a_time
 from .._store import objects
 from .._store.connection import Connection
 from .._store.meta import ValueMeta
-from .._wire.messages import DeleteData, Persist
+from .._wire.messages import DeleteData, InstanceStatus, Persist
 from ..exceptions import StoreFull
 from ..ids import format_id
 from ..reference import ObjectRef
@@ -18,6 +20,9 @@ from .session import Session, native_objects
 __all__ = ["persist", "put", "put_native", "with_room"]
 
 log = logging.getLogger("vineyard_client.client")
+
+# How often to try although nothing was freed: somebody else may have been faster at it.
+_TRIES = 3
 
 Stored = TypeVar("Stored")
 
@@ -85,10 +90,28 @@ def persist(connection: Connection, number: int, wanted: bool) -> None:
 
 
 def with_room(session: Session, store: Callable[[], Stored]) -> Stored:
-    """Store something; when the store is full, collect what nobody needs and try once more."""
+    """Store something; when the store is full, collect what nobody needs and try again for as long as that helps.
+
+    Several writers may find the store full at the same moment. One after the other makes room: the first frees for all,
+    and who comes next tries before it collects, too. That somebody else was faster at collecting, or took the room that
+    one has made, shows in what is in use; so a writer only gives up when nothing was freed and there is no room.
+    """
     try:
         return store()
-    except StoreFull:
-        if not housekeeping.collect(session):
-            raise
-        return store()
+    except StoreFull as error:
+        full = error
+    connection = session.connection()
+    with one_at_a_time(connection.memory, Deadline(connection.timeout)):
+        tries = _TRIES
+        while tries and (full.limit is None or full.requested <= full.limit):
+            try:
+                return store()
+            except StoreFull as error:
+                full = error
+            freed = housekeeping.collect(session)
+            status = connection.call(InstanceStatus())
+            if freed or (full.used is not None and status.memory_used < full.used):
+                continue
+            # There may be room and yet none in one piece.
+            tries = tries - 1 if status.memory_used + full.requested <= status.memory_limit else 0
+    raise full

@@ -23,12 +23,15 @@ import logging
 import os
 import struct
 import sys
-from typing import Optional
+import time
+from contextlib import contextmanager
+from typing import Iterator, Optional
 
 from ..exceptions import ConnectionFailed
+from .deadline import Deadline
 from .fds import OwnedFD
 
-__all__ = ["PinFile"]
+__all__ = ["PinFile", "one_at_a_time"]
 
 log = logging.getLogger("vineyard_client.io")
 
@@ -40,6 +43,11 @@ _FLOCK = struct.Struct("@hhqqi4x")
 
 # Offsets are signed: the highest bit, which tells a blob, goes, and the one below it must not be set with it.
 _OFFSETS = (1 << 62) - 1
+
+# Beyond all of them: the byte that who makes room locks against the others.
+_ROOM = 1 << 62
+
+_POLL = 0.01
 
 
 class PinFile:
@@ -100,3 +108,36 @@ class PinFile:
     def close(self) -> None:
         """Close the file; its marks fall unless a forked child has it too. Idempotent."""
         self._file.close()
+
+
+@contextmanager
+def one_at_a_time(memory: Optional[int], deadline: Deadline) -> Iterator[None]:
+    """Do what is in the block while nobody else does, on any path to the store; wait for others until the deadline.
+
+    Where there is no lock to be had, or not in time, it is done all the same: it must be right without, too.
+
+    Args:
+        memory: the file descriptor that the server sent, if it has sent one.
+        deadline: for waiting.
+    """
+    file = None
+    if memory is not None and sys.platform.startswith("linux"):
+        try:
+            file = OwnedFD(os.open(f"/proc/self/fd/{memory}", os.O_RDWR | os.O_CLOEXEC))
+            while not _lock(file.fd) and not deadline.expired:
+                time.sleep(_POLL)
+        except OSError as error:
+            log.debug("no lock on the store's memory: %s", error.strerror)
+    try:
+        yield
+    finally:
+        if file is not None:
+            file.close()
+
+
+def _lock(file: int) -> bool:
+    try:
+        fcntl.fcntl(file, _F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _ROOM, 1, 0))
+    except (BlockingIOError, PermissionError):  # either, says man 2 fcntl
+        return False
+    return True

@@ -403,6 +403,11 @@ class Connection:
         self.hold(payload.blob)
         return map_shared(self.store_fd(payload), payload.offset, payload.size, lambda: self.unpin(payload.blob))
 
+    @property
+    def memory(self) -> Optional[int]:
+        """The file descriptor of the store's memory, if the server has sent it; it stays this connection's."""
+        return next((fd.fd for fd in self._fds.values()), None)
+
     def store_fd(self, payload: Payload) -> int:
         """Return the file descriptor behind a blob's memory; it stays this connection's."""
         try:
