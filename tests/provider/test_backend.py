@@ -8,6 +8,8 @@ import inspect
 import json
 import logging
 import re
+import sys
+import types
 from datetime import datetime, timezone
 from pathlib import Path
 from types import SimpleNamespace
@@ -241,6 +243,7 @@ def test_allowed_classes(
         "from dataclasses import dataclass\n@dataclass\nclass Order:\n    number: int\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("AIRFLOW__VINEYARD__PASSIVE_CLASSES", "False")
     order = importlib.import_module("shop_models").Order(7)
     with pytest.raises(UnsafeType):
         roundtrip(order)
@@ -249,6 +252,16 @@ def test_allowed_classes(
     again = roundtrip(order)
     assert again == order
     assert type(again) is type(order)
+
+
+def test_classes_of_a_dag_file(store: Any, roundtrip: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dataclass of the file of a DAG travels, and with it goes the model in it."""
+    name = "unusual_prefix_0123456789abcdef0123456789abcdef01234567_orders"
+    module = types.ModuleType(name)
+    monkeypatch.setitem(sys.modules, name, module)
+    exec("from dataclasses import dataclass\n@dataclass\nclass Order:\n    number: int\n", module.__dict__)
+    again = roundtrip({"order": module.Order(7)})
+    assert again["order"] == module.Order(7) and type(again["order"]) is module.Order
 
 
 @pytest.mark.parametrize("field", [{"id": "o0000000000000001"}, {"token": "0" * 32}])

@@ -17,6 +17,7 @@ OPTIONS = {
     "peers",
     "inline_threshold",
     "allowed_classes",
+    "passive_classes",
     "autostart",
     "size",
     "reserve_memory",

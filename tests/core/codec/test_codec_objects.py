@@ -50,9 +50,10 @@ OBJECTS = {
 OBJECTS["dict with attributes"].note = "n"
 
 
+@pytest.mark.parametrize("passive", [True, False])
 @pytest.mark.parametrize("value", [pytest.param(value, id=name) for name, value in OBJECTS.items()])
-def test_objects_of_allowed_classes_come_back(value):
-    result = roundtrip(value, ALLOWED)
+def test_objects_of_allowed_classes_come_back(value, passive):
+    result = roundtrip(value, ALLOWED, passive=passive)
     if isinstance(value, functools.partial):
         assert (result.func, result.args, result.keywords) == (value.func, value.args, value.keywords)
     elif not hasattr(type(value), "__slots__") or isinstance(value, tuple):
@@ -64,16 +65,17 @@ def test_objects_of_allowed_classes_come_back(value):
 @pytest.mark.parametrize("value", [pytest.param(value, id=name) for name, value in OBJECTS.items()])
 def test_writing_refuses_what_nobody_allowed(value):
     with pytest.raises(UnsafeType, match=r"codec_models\.\w+") as caught:
-        blob(value)
+        blob(value, passive=False)
     assert "allowed_classes" in str(caught.value)
     assert caught.value.name.startswith("codec_models.")
 
 
 @pytest.mark.parametrize("value", [pytest.param(value, id=name) for name, value in OBJECTS.items()])
 def test_reading_refuses_what_only_the_writer_allowed(value):
-    stored = blob(value, [ALLOWED])
-    with pytest.raises(UnsafeType, match="allowed_classes"):
-        decode(stored)
+    for passive in (True, False):
+        stored = blob(value, [ALLOWED], passive=passive)
+        with pytest.raises(UnsafeType, match="allowed_classes"):
+            decode(stored, passive=False)
 
 
 @pytest.mark.parametrize("value", [pytest.param(value, id=name) for name, value in OBJECTS.items()])
@@ -82,11 +84,11 @@ def test_what_writing_accepts_reading_accepts(value):
     allowed: list[str] = []
     for _ in range(5):
         try:
-            stored = blob(value, allowed)
+            stored = blob(value, allowed, passive=False)
             break
         except UnsafeType as exc:
             allowed.append(exc.name)
-    decode(stored, allowed)
+    decode(stored, allowed, passive=False)
 
 
 def test_a_function_that_a_reduction_names_is_allowed_by_its_exact_name_only():
@@ -311,7 +313,8 @@ def test_pydantic_models_come_back_when_allowed():
         result = roundtrip(item, ALLOWED)
         assert type(result) is Item and result == item
         assert result.model_fields_set == item.model_fields_set if hasattr(item, "model_fields_set") else True
+        assert roundtrip(item) == item
         with pytest.raises(UnsafeType, match=r"codec_models\.Item"):
-            blob(item)
+            blob(item, passive=False)
     finally:
         del models.Item

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
-from typing import Callable, Iterator, List, Mapping, Optional, Sequence, Type, Union
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Type, Union
 
 from . import _codec
 from ._calls import housekeeping, reading, writing
@@ -41,6 +41,9 @@ class Client:
         password: likewise.
         allowed_classes: patterns of classes (``"mypkg.models.*"``, matched against ``module.qualname``) that values may
             hold beyond those of the standard and the known data libraries; each call may add more.
+        passive_classes: whether classes that hold data and bring no code to their making need no permission: named
+            tuples, enumerations, dataclasses, classes of attrs, models of pydantic, subclasses of plain types. They are
+            rebuilt without running any method of theirs. False is for those who want every class allowed by name.
         endpoint: ``host:port`` to write into references, for other hosts to reach this one's instance; by default what
             the instance reports, which is its host name.
         peers: patterns of the ``host:port`` of other hosts' instances (``"10.0.0.*:9600"``). If there are
@@ -67,12 +70,14 @@ class Client:
         username: str = "",
         password: str = "",
         allowed_classes: Sequence[str] = (),
+        passive_classes: bool = True,
         endpoint: Optional[str] = None,
         peers: Sequence[str] = (),
         starter: Optional[Callable[[str], object]] = None,
     ) -> None:
         self.socket = os.fspath(socket)
         self._allowed_classes = tuple(allowed_classes)
+        self._passive_classes = passive_classes
         self._session = Session(
             self.socket,
             timeout=timeout,
@@ -83,6 +88,13 @@ class Client:
             starter=starter,
         )
         self._connection()
+
+    def _trust(self, allowed_classes: Sequence[str]) -> Dict[str, Any]:
+        """Return what the codec is told of whom to trust in one call."""
+        return {
+            "allowed_classes": (*self._allowed_classes, *allowed_classes),
+            "passive_classes": self._passive_classes,
+        }
 
     # ---- values
 
@@ -130,7 +142,7 @@ class Client:
             encoded, token = value._take()
         else:
             token = os.urandom(16) if same_as is None else bytes.fromhex(same_as.token)
-            encoded = _codec.encode(value, token=token, allowed_classes=(*self._allowed_classes, *allowed_classes))
+            encoded = _codec.encode(value, token=token, **self._trust(allowed_classes))
         try:
             connection = self._connection()
             meta = self._meta(connection, encoded, token, labels)
@@ -178,8 +190,8 @@ class Client:
         template = memoryview(bytearray(like)) if type(like) is int else like
         labels = check_labels(labels)
         token = os.urandom(16)
-        patterns = (*self._allowed_classes, *allowed_classes)
-        encoded = _codec.encode(template, token=token, allowed_classes=patterns)
+        trust = self._trust(allowed_classes)
+        encoded = _codec.encode(template, token=token, **trust)
         try:
             connection = self._connection()
             meta = self._meta(connection, encoded, token, labels)
@@ -191,9 +203,9 @@ class Client:
                             objects.open_draft(connection, meta, encoded.chunks, encoded.buffers_at)
                         ),
                     )
-                    draft = Draft(_codec.decode(envelope, token=token, allowed_classes=patterns))
+                    draft = Draft(_codec.decode(envelope, token=token, **trust))
                     yield draft
-                    filled = _codec.encode(draft.value, token=token, allowed_classes=patterns)
+                    filled = _codec.encode(draft.value, token=token, **trust)
                     try:
                         if not _codec.lies_in(filled, envelope):
                             raise _NotInPlace
@@ -233,11 +245,11 @@ class Client:
                 or it is native and of a type that is not known here.
         """
         number_of(ref)  # whatever else it is, it is a reference
-        patterns = (*self._allowed_classes, *allowed_classes)
+        trust = self._trust(allowed_classes)
         found = reading.find(self._session, ref, replica=replica)
         if not isinstance(found, memoryview):
-            return found.read(patterns)
-        return _codec.decode(found, token=bytes.fromhex(ref.token), allowed_classes=patterns)
+            return found.read(trust["allowed_classes"])
+        return _codec.decode(found, token=bytes.fromhex(ref.token), **trust)
 
     def migrate(self, ref: ObjectRef) -> ObjectRef:
         """Bring a value from another host into the store of this one, and return a reference to the replica.

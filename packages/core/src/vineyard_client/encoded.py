@@ -78,7 +78,7 @@ class EncodedValue:
         return f"<encoded {self.type}, {self.size} bytes{', used up' if self._encoded is None else ''}>"
 
 
-def encode(value: object, *, allowed_classes: Sequence[str] = ()) -> EncodedValue:
+def encode(value: object, *, allowed_classes: Sequence[str] = (), passive_classes: bool = True) -> EncodedValue:
     """Take a value apart without copying its large buffers, for who has to know its size before it is stored.
 
     ::
@@ -89,34 +89,41 @@ def encode(value: object, *, allowed_classes: Sequence[str] = ()) -> EncodedValu
     Args:
         value: anything made of Python's and the known data libraries' types.
         allowed_classes: patterns of further classes that the value may hold.
+        passive_classes: whether dataclasses, named tuples and their like need no permission; see ``connect``.
 
     Raises:
         UnsafeType: the value holds a class that readers would not accept.
     """
     token = os.urandom(16)
-    return EncodedValue(_codec.encode(value, token=token, allowed_classes=allowed_classes), token)
+    return EncodedValue(
+        _codec.encode(value, token=token, allowed_classes=allowed_classes, passive_classes=passive_classes), token
+    )
 
 
-def dumps(value: object, *, allowed_classes: Sequence[str] = ()) -> bytes:
+def dumps(value: object, *, allowed_classes: Sequence[str] = (), passive_classes: bool = True) -> bytes:
     """Return a value as bytes, as a store would hold it; no server is needed.
 
     Args:
         value: anything made of Python's and the known data libraries' types.
         allowed_classes: patterns of further classes that the value may hold.
+        passive_classes: whether dataclasses, named tuples and their like need no permission; see ``connect``.
 
     Raises:
         UnsafeType: the value holds a class that readers would not accept.
     """
-    with encode(value, allowed_classes=allowed_classes) as encoded:
+    with encode(value, allowed_classes=allowed_classes, passive_classes=passive_classes) as encoded:
         return encoded.to_bytes()
 
 
-def loads(data: Union[bytes, bytearray, memoryview], *, allowed_classes: Sequence[str] = ()) -> object:
+def loads(
+    data: Union[bytes, bytearray, memoryview], *, allowed_classes: Sequence[str] = (), passive_classes: bool = True
+) -> object:
     """Return the value in what ``dumps`` returned: same type, equal, and the caller's to change.
 
     Args:
         data: the bytes; they are copied, once.
         allowed_classes: patterns of further classes that the value may hold.
+        passive_classes: whether dataclasses, named tuples and their like need no permission; see ``connect``.
 
     Raises:
         UnsafeType: the value holds a class that was not allowed; nothing of it was run.
@@ -124,4 +131,4 @@ def loads(data: Union[bytes, bytearray, memoryview], *, allowed_classes: Sequenc
         UnsupportedVersion: another generation of this package wrote them, or a library that the value needs is missing.
     """
     blob = memoryview(bytearray(memoryview(data)))
-    return _codec.decode(blob, token=None, allowed_classes=allowed_classes)
+    return _codec.decode(blob, token=None, allowed_classes=allowed_classes, passive_classes=passive_classes)

@@ -56,6 +56,7 @@ def connect(
     username: str = "",
     password: str = "",
     allowed_classes: Sequence[str] = (),
+    passive_classes: bool = True,
     endpoint: Optional[str] = None,
     peers: Optional[Sequence[str]] = None,
     autostart: Optional[bool] = None,
@@ -74,6 +75,7 @@ def connect(
             ``VINEYARD_USERNAME`` and ``VINEYARD_PASSWORD``.
         password: likewise.
         allowed_classes: patterns of classes that values may hold; see ``Client``.
+        passive_classes: whether dataclasses, named tuples and their like need no permission; see ``Client``.
         endpoint: ``host:port`` under which other hosts reach this one's instance; see ``Client``.
         peers: patterns of the ``host:port`` of other hosts' instances, see ``Client``; else those in the environment
             variable ``VINEYARD_PEERS``, with commas or spaces between them.
@@ -95,6 +97,7 @@ def connect(
         timeout=timeout,
         **credentials(username, password),
         allowed_classes=allowed_classes,
+        passive_classes=passive_classes,
         endpoint=endpoint,
         peers=os.environ.get("VINEYARD_PEERS", "").replace(",", " ").split() if peers is None else peers,
         starter=partial(ensure_server, size=size, reserve_memory=reserve_memory) if autostart else None,

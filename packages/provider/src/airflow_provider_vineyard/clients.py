@@ -71,6 +71,7 @@ def get_client(
                 username=username,
                 password=password,
                 allowed_classes=settings.allowed_classes,
+                passive_classes=settings.passive_classes,
                 endpoint=settings.rpc_endpoint,
                 peers=settings.peers or None,
                 autostart=start,

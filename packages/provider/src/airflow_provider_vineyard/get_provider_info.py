@@ -74,6 +74,15 @@ _OPTIONS: Dict[str, Dict[str, Any]] = {
         "",
         "mycompany.models.* mycompany.events.Order",
     ),
+    "passive_classes": _option(
+        "Whether classes that hold data and bring no code to their making need no entry in allowed_classes: named "
+        "tuples, enumerations, dataclasses, classes of attrs, models of pydantic, subclasses of plain types, in the "
+        "file of a DAG as well. They are rebuilt without running any method of theirs. False: each class of your own "
+        "has to be allowed.",
+        "boolean",
+        "True",
+        "False",
+    ),
     "autostart": _option(
         "Start the embedded vineyardd when no ipc_socket is configured and none is running.",
         "boolean",

@@ -84,6 +84,7 @@ class Settings(NamedTuple):
         peers: patterns of the endpoints of other hosts; empty for core's default.
         inline_threshold: bytes of JSON up to which a value stays in the database.
         allowed_classes: patterns of classes that values may hold, ours and Airflow's.
+        passive_classes: whether dataclasses, named tuples and their like need no permission.
         autostart: whether the embedded server may be started.
         size: memory of the embedded server, e.g. ``8Gi``; None is core's default.
         reserve_memory: touch that memory at start.
@@ -97,6 +98,7 @@ class Settings(NamedTuple):
     peers: Tuple[str, ...]
     inline_threshold: int
     allowed_classes: Tuple[str, ...]
+    passive_classes: bool
     autostart: bool
     size: Optional[str]
     reserve_memory: bool
@@ -275,6 +277,7 @@ _READERS: Dict[str, Callable[[str], Any]] = {
     "peers": _peers,
     "inline_threshold": _count,
     "allowed_classes": _classes,
+    "passive_classes": _boolean,
     "autostart": _boolean,
     "size": _memory,
     "reserve_memory": _boolean,

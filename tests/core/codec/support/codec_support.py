@@ -12,21 +12,21 @@ from vineyard_client._codec import envelope, ops
 TOKEN = bytes(range(16))
 
 
-def blob(value: Any, allowed_classes: Sequence[str] = (), token: bytes = TOKEN) -> bytearray:
+def blob(value: Any, allowed_classes: Sequence[str] = (), token: bytes = TOKEN, passive: bool = True) -> bytearray:
     """Encode a value and join its chunks, as a reader finds them."""
-    encoded = _codec.encode(value, token=token, allowed_classes=allowed_classes)
+    encoded = _codec.encode(value, token=token, allowed_classes=allowed_classes, passive_classes=passive)
     joined = bytearray(b"".join(encoded.chunks))
     assert len(joined) == encoded.nbytes
     return joined
 
 
-def decode(stored: Any, allowed_classes: Sequence[str] = (), token: bytes = TOKEN) -> Any:
-    return _codec.decode(memoryview(stored), token=token, allowed_classes=allowed_classes)
+def decode(stored: Any, allowed_classes: Sequence[str] = (), token: bytes = TOKEN, passive: bool = True) -> Any:
+    return _codec.decode(memoryview(stored), token=token, allowed_classes=allowed_classes, passive_classes=passive)
 
 
-def roundtrip(value: Any, *allowed_classes: str) -> Any:
+def roundtrip(value: Any, *allowed_classes: str, passive: bool = True) -> Any:
     """Write a value and read it back."""
-    return decode(blob(value, allowed_classes), allowed_classes)
+    return decode(blob(value, allowed_classes, passive=passive), allowed_classes, passive=passive)
 
 
 def blob_of(stream: bytes, buffers: Sequence[bytes] = ()) -> bytearray:

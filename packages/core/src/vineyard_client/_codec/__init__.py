@@ -2,10 +2,11 @@
 
 The parts, each with its own docstring, from what imports nothing of the others upwards: ``envelope`` (the bytes: the
 format's source of truth), ``ops`` and ``parts`` (the language of six operations, and checks of what stands in it),
-``policy`` (which classes of the caller's are allowed), ``table`` (what is declared of known types), ``verify`` (the
-check before anything runs), ``writer`` and ``reader`` (pickle protocol 5 in that language), ``adapters`` (known types,
-which fill the table: a module for each library, loaded when needed), ``summary`` (a line for people), ``proof`` (that
-what was written can be read, and is the same).
+``makings`` (what an object is made of besides its class), ``passive`` and ``modules`` (which classes hold data only,
+and where they are found), ``policy`` (which others are allowed), ``table`` (what is declared of known types),
+``verify`` (the check before anything runs), ``writer`` and ``reader`` (pickle protocol 5 in that language),
+``adapters`` (known types, which fill the table: a module for each library, loaded when needed), ``summary`` (a line for
+people), ``proof`` (that what was written can be read, and is the same).
 """
 
 from __future__ import annotations
@@ -50,13 +51,16 @@ class Encoded(NamedTuple):
                 chunk.release()
 
 
-def encode(value: object, *, token: bytes, allowed_classes: Sequence[str] = ()) -> Encoded:
+def encode(
+    value: object, *, token: bytes, allowed_classes: Sequence[str] = (), passive_classes: bool = True
+) -> Encoded:
     """Take a value apart, without copying its large buffers.
 
     Args:
         value: anything; the chunks show its memory, so it must not change before they are written.
         token: 16 random bytes that tell this value from another under the same object id.
         allowed_classes: patterns of the caller's own classes, see ``policy``.
+        passive_classes: whether passive classes, see ``passive``, need no permission.
 
     Returns:
         The pieces to write, in order, and what to tell people.
@@ -64,20 +68,23 @@ def encode(value: object, *, token: bytes, allowed_classes: Sequence[str] = ()) 
     Raises:
         UnsafeType: something in it cannot be stored; the text names it, and where it sits.
     """
-    stream, buffers = writer.dump(value, policy_for(tuple(allowed_classes)))
+    stream, buffers = writer.dump(value, policy_for(tuple(allowed_classes), passive_classes))
     chunks, nbytes = envelope.assemble(stream, buffers, token)
     encoded = Encoded(
         chunks, nbytes, envelope.buffers_at(stream, buffers), summary.type_name(value), summary.describe(value)
     )
     if proof.demanded():
-        _prove(value, encoded, token, allowed_classes)
+        _prove(value, encoded, token, allowed_classes, passive_classes)
     return encoded
 
 
-def _prove(value: object, encoded: Encoded, token: bytes, allowed_classes: Sequence[str]) -> None:
+def _prove(
+    value: object, encoded: Encoded, token: bytes, allowed_classes: Sequence[str], passive_classes: bool
+) -> None:
     """Read a value from a copy of what was just written, and compare."""
     try:
-        read = decode(memoryview(bytearray(b"".join(encoded.chunks))), token=token, allowed_classes=allowed_classes)
+        copy = memoryview(bytearray(b"".join(encoded.chunks)))
+        read = decode(copy, token=token, allowed_classes=allowed_classes, passive_classes=passive_classes)
         found = proof.difference(value, read)
     except VineyardError as exc:
         encoded.release()
@@ -87,7 +94,9 @@ def _prove(value: object, encoded: Encoded, token: bytes, allowed_classes: Seque
         raise AssertionError(f"A {encoded.type_name} was written, and read as something else: {found}")
 
 
-def decode(blob: memoryview, *, token: Optional[bytes], allowed_classes: Sequence[str] = ()) -> object:
+def decode(
+    blob: memoryview, *, token: Optional[bytes], allowed_classes: Sequence[str] = (), passive_classes: bool = True
+) -> object:
     """Put a value together again.
 
     Args:
@@ -95,6 +104,7 @@ def decode(blob: memoryview, *, token: Optional[bytes], allowed_classes: Sequenc
             if the blob is; they keep alive what ``blob`` shows. A value without such buffers keeps nothing alive.
         token: the token in the reference; None where the blob was not found by one.
         allowed_classes: patterns of the caller's own classes, see ``policy``.
+        passive_classes: whether passive classes, see ``passive``, need no permission.
 
     Raises:
         ObjectNotFound: the blob holds another value than the reference means.
@@ -102,7 +112,7 @@ def decode(blob: memoryview, *, token: Optional[bytes], allowed_classes: Sequenc
         UnsafeType: reading it would run code that nobody allowed.
         UnsupportedVersion: it was written by another generation of this package, or needs a library that is missing.
     """
-    policy = policy_for(tuple(allowed_classes))
+    policy = policy_for(tuple(allowed_classes), passive_classes)
     layout = envelope.parse(blob, token)
     return reader.load(layout.stream, layout.buffers, policy)
 

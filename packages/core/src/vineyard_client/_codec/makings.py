@@ -38,6 +38,10 @@ def _nothing(value: Any) -> Tuple[Any, ...]:
     return ()
 
 
+def _empty(kind: Any) -> Callable[[Any], Any]:
+    return lambda cls: kind.__new__(cls)
+
+
 def _one(kind: type, take: Callable[[Any], Any]) -> Base:
     """Return a base whose objects are made from one value of the plain type."""
     new: Any = kind.__new__
@@ -64,6 +68,10 @@ def _fill_dict(value: Any, content: Any) -> None:
     dict.update(value, checked(content, dict))
 
 
+def _take_dict(value: Any) -> Dict[Any, Any]:
+    return dict(dict.items(value))  # dict.copy would ask an __iter__ of its class
+
+
 def _take_ordered(value: Any) -> Dict[Any, Any]:
     return dict(collections.OrderedDict.items(value))
 
@@ -71,10 +79,6 @@ def _take_ordered(value: Any) -> Dict[Any, Any]:
 def _fill_ordered(value: Any, content: Any) -> None:
     for key, item in checked(content, dict).items():
         collections.OrderedDict.__setitem__(value, key, item)
-
-
-def _make_ordered(cls: Any) -> Any:
-    return collections.OrderedDict.__new__(cls)
 
 
 def _factory(value: Any) -> Tuple[Any, ...]:
@@ -121,15 +125,15 @@ _BASES: Dict[type, Base] = {
         lambda value: (list(frozenset.__iter__(value)),),
         lambda cls, items: frozenset.__new__(cls, checked(items, list)),
     ),
-    bytearray: Base(_nothing, bytearray.__new__, lambda value: bytes(memoryview(value)), _fill_bytearray),
-    list: Base(_nothing, list.__new__, lambda value: list.__getitem__(value, _whole), _fill_list),
-    set: Base(_nothing, set.__new__, _members(set), _fill_set),
-    collections.defaultdict: Base(_factory, _make_defaultdict, dict.copy, _fill_dict),
-    collections.OrderedDict: Base(_nothing, _make_ordered, _take_ordered, _fill_ordered),
+    bytearray: Base(_nothing, _empty(bytearray), lambda value: bytes(memoryview(value)), _fill_bytearray),
+    list: Base(_nothing, _empty(list), lambda value: list.__getitem__(value, _whole), _fill_list),
+    set: Base(_nothing, _empty(set), _members(set), _fill_set),
+    collections.defaultdict: Base(_factory, _make_defaultdict, _take_dict, _fill_dict),
+    collections.OrderedDict: Base(_nothing, _empty(collections.OrderedDict), _take_ordered, _fill_ordered),
     collections.deque: Base(_length, _make_deque, _members(collections.deque), _fill_deque),
-    dict: Base(_nothing, dict.__new__, dict.copy, _fill_dict),
-    types.SimpleNamespace: Base(_nothing, types.SimpleNamespace.__new__),
-    object: Base(_nothing, object.__new__),
+    dict: Base(_nothing, _empty(dict), _take_dict, _fill_dict),
+    types.SimpleNamespace: Base(_nothing, _empty(types.SimpleNamespace)),
+    object: Base(_nothing, _empty(object)),
 }
 
 

@@ -181,13 +181,13 @@ def qualified(thing: Any) -> str:
 
 
 @functools.lru_cache(maxsize=64)
-def policy_for(patterns: Tuple[str, ...]) -> Policy:
+def policy_for(patterns: Tuple[str, ...], passive: bool = True) -> Policy:
     """Return the policy of these patterns; equal ones share it.
 
     Raises:
         UnsafeType: a pattern that would allow too much.
     """
-    return Policy(patterns)
+    return Policy(patterns, passive)
 
 
 @functools.lru_cache(maxsize=1)
@@ -208,15 +208,16 @@ class Policy:
 
     Args:
         patterns: what the caller allows.
+        passive: whether passive classes (see ``passive``) need no permission.
 
     Raises:
         UnsafeType: a pattern that would allow too much.
     """
 
-    def __init__(self, patterns: Tuple[str, ...]) -> None:
+    def __init__(self, patterns: Tuple[str, ...], passive: bool = True) -> None:
         self.patterns = patterns
+        self.passive = passive
         wild: List[str] = []
-        exact: List[str] = []
         for pattern in patterns:
             if not isinstance(pattern, str) or not _PACKAGE.match(pattern):
                 raise UnsafeType(
@@ -225,8 +226,10 @@ class Policy:
                     'Name the package in full and put wildcards behind it only, as in "mypkg.models.*".',
                     str(pattern),
                 )
-            (wild if _WILDCARD.search(pattern) else exact).append(pattern)
-        self._exact = frozenset(exact)
+            if _WILDCARD.search(pattern):
+                wild.append(pattern)
+        # What looks like a wildcard may be a name as well: pydantic calls a class ``Page[int]``.
+        self._exact = frozenset(patterns)
         self._wild = re.compile("|".join(map(translate, wild))) if wild else None
 
     def name_of(self, thing: Any) -> Tuple[str, str]:
@@ -279,6 +282,81 @@ class Policy:
             return False
         return True
 
+    def why_not_passive(self, cls: type) -> str | None:
+        """Say why an object of a class may not be rebuilt without permission, None if it may."""
+        if not self.passive:
+            return "passive classes are turned off here"
+        from . import passive  # here and below: only when such a class shows up
+
+        return passive.why_not(cls)
+
+    def passive_name_of(self, cls: Any) -> Tuple[str, str]:
+        """Return the name under which a passive class will be found by whoever reads.
+
+        Raises:
+            UnsafeType: it is not found under its name here.
+        """
+        from . import modules
+
+        module, qualname = cls.__module__, cls.__qualname__
+        found = modules.place_of(cls)
+        if found is not None:
+            return module, found
+        name = f"{module}.{qualname}"
+        if "<locals>" in qualname:
+            raise _refused(
+                name,
+                "it is defined in a function, where no other process can find it",
+                "Define it at the top of its module, or of the file of the DAG.",
+            )
+        raise _refused(
+            name,
+            f"the module {module} has no class of that name that is this one",
+            "Bind it in its module to the name that it has.",
+        )
+
+    def find_passive(self, module: Any, qualname: Any) -> Any:
+        """Return a passive class by its name, or one that the patterns allow.
+
+        Raises:
+            UnsafeType: there is none, or it is not passive and nobody allowed it.
+        """
+        if not isinstance(module, str) or not isinstance(qualname, str):
+            raise _refused(repr((module, qualname)), "this is not a name")
+        if self.allows_name(module, qualname):
+            found = self.find(module, qualname)
+            if isinstance(found, type):
+                return found
+        from . import modules, passive
+
+        self.check_passive(module, qualname)
+        name = f"{module}.{qualname}"
+        found = modules.find(module, qualname)
+        if not modules.is_same_place(found.__module__, module):
+            raise _refused(name, f"what stands under that name is {qualified(found)}")
+        reason = passive.why_not(found)
+        if reason is not None:
+            raise _refused(name, f"{reason}, and nobody allowed it", _allow_it(name))
+        return found
+
+    def check_passive(self, module: str, qualname: str) -> None:
+        """Refuse a class that is passive where that is not enough.
+
+        Raises:
+            UnsafeType: passive classes are turned off, and no pattern allows this one.
+        """
+        name = f"{module}.{qualname}"
+        if not self.passive and not self.allows_name(module, qualname):
+            raise _refused(name, "nobody allowed it, and passive classes are turned off here", _allow_it(name))
+
+    def allows_name(self, module: str, qualname: str) -> bool:
+        """Tell whether a pattern allows a name."""
+        try:
+            self._check_name(module, f"{module}.{qualname}")
+        except UnsafeType:
+            return False
+        return True
+
     def _check_name(self, module: str, name: str) -> None:
         top = module.partition(".")[0]
         if (top in NEVER and name not in _HARMLESS) or module.endswith(".__main__"):
@@ -314,6 +392,10 @@ class Policy:
                 "it is a function, and a function is allowed by its exact name only",
                 f'If calling it with any arguments is harmless, allow it: allowed_classes=["{name}"].',
             )
+
+
+def _allow_it(name: str) -> str:
+    return f'Allow it where it is written and where it is read: allowed_classes=["{name}"].'
 
 
 def _refused(name: str, why: str, hint: str = "Store plain data instead, such as a dict of its fields.") -> UnsafeType:

@@ -98,6 +98,8 @@ class _Comparison:
             if kind.__name__ == "memmap" and type(right) is kind.__mro__[1]:
                 kind = type(right)  # the file is the writer's
                 left = left.view(kind)
+            elif issubclass(kind, tuple) and getattr(left, "_fields", ()) == getattr(type(right), "_fields", None):
+                kind, left, right = tuple, tuple(left), tuple(right)  # of a class that was made at run time
             elif not (type(right).__base__ is kind and kind.__name__ == "DataType"):  # pyarrow 6 has two for times
                 raise _Differ(f"{place} is a {kind!r} and came back as a {type(right)!r}")
         if kind in _ATOMS:

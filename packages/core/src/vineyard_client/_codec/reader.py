@@ -53,6 +53,7 @@ class Reader:
         # What may be completed, by identity: what NEW and CALL made; what makers that have fillers made, and which.
         self._made: Dict[int, Any] = {}
         self._unfinished: Dict[int, Tuple[Any, str]] = {}
+        self._passive: Dict[Tuple[str, str], Any] = {}
 
     def make(self, name: str, *parts: Any) -> Any:
         """Build a value of a known type from its parts."""
@@ -152,6 +153,13 @@ class Reader:
         found = self._found.get((module, qualname))
         if found is None:
             found = self._found[module, qualname] = self.policy.find(module, qualname)
+        return found
+
+    def find_passive(self, module: str, qualname: str) -> Any:
+        """Return a class that is passive or allowed; remembered for this value."""
+        found = self._passive.get((module, qualname))
+        if found is None:
+            found = self._passive[module, qualname] = self.policy.find_passive(module, qualname)
         return found
 
     def find_class(self, module: str, qualname: str) -> Any:

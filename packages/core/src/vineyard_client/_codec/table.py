@@ -44,6 +44,8 @@ class Table:
         self.fillers: Dict[str, Filler] = {}
         # A maker's name -> the fillers that may complete what it makes, and whether one of them must.
         self.unfinished: Dict[str, Tuple[FrozenSet[str], bool]] = {}
+        # How objects of passive classes are written, see ``passive``.
+        self.passive: Reducer | None = None
         # Top-level package -> how its classes and functions are written as values, None if one may not be.
         self.namers: Dict[str, Callable[[Any], Tuple[Any, ...] | None]] = {}
         self.values: Dict[type, str] = {}

@@ -59,6 +59,7 @@ class Writer:
         self.refused: Any = None
         self._reducers: Dict[type, Reducer] = {}
         self._names: Dict[Any, Tuple[str, str]] = {}
+        self._passive: Dict[Any, Tuple[str, str]] = {}
 
     def take_buffer(self, buffer: pickle.PickleBuffer) -> bool:
         """Keep a buffer for out of band; tell pickle to put a small one in band."""
@@ -93,6 +94,13 @@ class Writer:
             names = self._names[thing] = self.policy.name_of(thing)
         return names
 
+    def passive_name_of(self, cls: type) -> Tuple[str, str]:
+        """Return the module and name under which a passive class is found; remembered for this value."""
+        names = self._passive.get(cls)
+        if names is None:
+            names = self._passive[cls] = self.policy.passive_name_of(cls)
+        return names
+
     def _reducer_for(self, cls: type) -> Reducer:
         for base in cls.__mro__:
             module = getattr(base, "__module__", None)
@@ -102,6 +110,10 @@ class Writer:
                 return table.reducers[cls]
             if base in table.bases:
                 return table.bases[base]
+        if self.policy.why_not_passive(cls) is None:
+            table.load("passive")
+            assert table.passive is not None
+            return table.passive
         return table.families.get(str(cls.__module__).partition(".")[0], reduce_instance)
 
 

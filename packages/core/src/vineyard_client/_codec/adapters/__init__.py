@@ -19,6 +19,7 @@ __all__ = ["MODULES", "table"]
 # Top-level package of a type, or first part of a maker's name -> the module here that knows it, and its function.
 MODULES: Dict[str, Tuple[str, str]] = {
     "builtins": ("builtin_types", "install"),
+    "passive": ("passive_classes", "install"),
     "trusted": ("trusted", "install"),
     "array": ("standard_library", "install_array"),
     "datetime": ("standard_library", "install_datetime"),

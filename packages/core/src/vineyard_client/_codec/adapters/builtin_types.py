@@ -153,18 +153,31 @@ def _reduce_enum(writer: Writer, member: Any) -> Tuple[Any, ...]:
     """Write a member by its name; a combination of flags by its value."""
     cls = type(member)
     known = qualified(cls)
-    names = ("", known) if known in _ENUMS else writer.name_of(cls)
+    passive = known not in _ENUMS and writer.policy.why_not_passive(cls) is None
+    names = ("", known) if known in _ENUMS else (writer.passive_name_of if passive else writer.name_of)(cls)
     name = getattr(member, "_name_", None)
     if name is not None and cls.__members__.get(name) is member:
         return MAKE, ("enum.member", *names, name)
+    if passive and _makes_differently(cls):
+        writer.name_of(cls)
     return MAKE, ("enum.flags", *names, member._value_)
+
+
+def _makes_differently(cls: Any) -> bool:
+    """Tell whether an enumeration has code of its own that runs when a member that has no name is made."""
+    makers = cls._missing_, getattr(cls, "_create_pseudo_member_", cls._missing_), cls.__new__
+    members = getattr(cls, "_new_member_", None) or cls.__new_member__
+    codes = [getattr(maker, "__func__", maker) for maker in (*makers, members)]
+    return not issubclass(cls, enum.Flag) or any(
+        isinstance(code, types.FunctionType) and code.__globals__.get("__name__") != "enum" for code in codes
+    )
 
 
 def _enum_class(reader: Reader, module: str, name: str) -> Any:
     if not module:
         home = _ENUMS[name]
         return getattr(importlib.import_module(home), name.rpartition(".")[2])
-    cls = reader.find_class(module, name)
+    cls = reader.find_passive(module, name)
     if not issubclass(cls, enum.Enum):
         raise refused(f"it uses {module}.{name} as an enumeration", f"{module}.{name}")
     return cls
@@ -175,7 +188,10 @@ def _make_member(reader: Reader, module: str, qualname: str, name: str) -> Any:
 
 
 def _make_flags(reader: Reader, module: str, qualname: str, value: Any) -> Any:
-    return _enum_class(reader, module, qualname)(value)
+    cls = _enum_class(reader, module, qualname)
+    if module and not reader.allows(cls) and _makes_differently(cls):
+        raise refused(f"it makes a member of {qualified(cls)} that has no name", qualified(cls))
+    return cls(checked(value, int) if module else value)
 
 
 def _reduce_exception(writer: Writer, value: BaseException) -> Tuple[Any, ...]:
