@@ -6,7 +6,7 @@ Run it where ``airflow`` runs, with the same AIRFLOW_HOME or configuration, afte
     python examples/show_xcoms.py flights RUN_ID
 
 It reads Airflow's metadata database, whichever that is, and nothing else: the store is not asked. A value in vineyard
-is described by the reference in its row; a value in the database is the row.
+is described by the reference in its row; a small value is the row, or in it beside a text.
 """
 
 from __future__ import annotations
@@ -67,6 +67,8 @@ def describe(row: Row) -> tuple[str, int, str]:
     value = json.loads(row.text)
     if isinstance(value, dict) and set(value) == {"vineyard"}:
         reference = value["vineyard"]
+        if "text" in reference:
+            return f"{reference['type']} {reference['text']}", reference["size"], "inline in the database"
         what = f"{reference['type']} {reference['summary']}"
         return what, reference["size"], f"vineyard on {reference['host']}, {reference['id']}"
     return f"{type(value).__name__} {row.text}", len(row.text.encode()), "inline in the database"

@@ -15,7 +15,7 @@ from typing import Any, Callable, Iterator
 
 import pytest
 
-_PURE = {"test_get_provider_info.py", "test_inline.py", "test_reference.py"}
+_PURE = {"test_get_provider_info.py", "test_inline.py", "test_reference.py", "test_shown.py"}
 
 
 def _generation() -> int:

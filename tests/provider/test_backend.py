@@ -11,21 +11,27 @@ import re
 import sys
 import types
 from datetime import datetime, timezone
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, Iterator, List
 
 import pendulum
 import pytest
 
 from airflow_provider_vineyard import version_compat
-from airflow_provider_vineyard.reference import RowReference, looks_like_row
+from airflow_provider_vineyard.reference import RowReference, RowValue, looks_like_row, parse_row
 from airflow_provider_vineyard.settings import get_settings
-from vineyard_client import InvalidReference, ObjectNotFound, ObjectRef, UnsafeType
+from vineyard_client import InvalidReference, ObjectNotFound, ObjectRef, UnsafeType, UnsupportedVersion
 
 pytestmark = [pytest.mark.airflow, pytest.mark.integration]
 
+GENERATION = 3 if version_compat.is_airflow_3() else 2
 WHERE = {"key": "return_value", "dag_id": "etl", "run_id": "r1", "task_id": "extract", "map_index": 3}
+
+
+# More than stays in the database.
+LARGE = tuple(range(5000))
 
 
 class Mine:
@@ -71,31 +77,52 @@ def test_a_small_value_needs_no_server(backend: Any, options: Callable[..., None
     assert roundtrip({"a": 1}) == {"a": 1}
 
 
+def test_large_values_go_to_vineyard_and_come_back(backend: Any, store: Any, roundtrip: Callable[[Any], Any]) -> None:
+    """Same type, same value; the row refers to it."""
+    for value in (LARGE, "x" * 5000, [LARGE], {1: b"y" * 5000}):
+        row = RowReference.parse(json_of(backend.serialize_value(value, **WHERE)))
+        assert row.owned
+        assert (row.origin.task_id, row.origin.map_index) == ("extract", 3)
+        again = roundtrip(value)
+        assert again == value
+        assert type(again) is type(value)
+    assert len(list(store.list())) == 8
+
+
 @pytest.mark.parametrize(
     "value",
     [
         (1, 2),
+        7956.495621360727,
+        800.0,
+        -0.0,
+        float("inf"),
+        [float("nan"), 1],
         {1: "a"},
         {1, 2},
         b"bytes",
         datetime(2026, 1, 1, tzinfo=timezone.utc),
         2**70,
-        "x" * 5000,
+        "half \ud800, NUL \0",
         {"vineyard": {"v": 1, "id": "o0"}},
         {"vineyard": 1},
         {"__classname__": "os.system", "__version__": 1, "__data__": "ls"},
         {"__type": "datetime", "__var": 1},
     ],
 )
-def test_other_values_go_to_vineyard_and_come_back(backend: Any, roundtrip: Any, value: Any) -> None:
-    """Same type, same value; the row refers to it."""
+def test_other_small_values_are_in_their_rows(
+    backend: Any, options: Callable[..., None], result: Callable[..., Any], value: Any
+) -> None:
+    """Same type, same value; no server is there to be asked, and nothing is left to be freed."""
+    options(ipc_socket="/nowhere/v.sock")
     stored = json_of(backend.serialize_value(value, **WHERE))
-    row = RowReference.parse(stored)
-    assert row.owned
+    row = parse_row(stored)
+    assert isinstance(row, RowValue)
     assert (row.origin.task_id, row.origin.map_index) == ("extract", 3)
-    again = roundtrip(value)
-    assert again == value
+    again = backend.deserialize_value(result(json.dumps(stored).encode() if GENERATION == 2 else stored))
+    assert repr(again) == repr(value)
     assert type(again) is type(value)
+    assert backend.purge(result(stored)) is None
 
 
 def test_frames(backend: Any, store: Any, roundtrip: Any) -> None:
@@ -116,7 +143,7 @@ def test_frames(backend: Any, store: Any, roundtrip: Any) -> None:
 
 def test_labels_say_which_xcom_it_is(backend: Any, store: Any) -> None:
     """By these, people and the collector find what a task has put."""
-    backend.serialize_value((1,), **WHERE)
+    backend.serialize_value(LARGE, **WHERE)
     (info,) = store.list(labels={"dag_id": "etl"})
     assert info.labels == {**{k: str(v) for k, v in WHERE.items()}, "airflow": "airflow"}
 
@@ -171,7 +198,7 @@ def test_rows_of_upstreams_backend(backend: Any, store: Any, result: Any, caplog
 
 def test_purge_frees_the_object(backend: Any, store: Any, result: Any) -> None:
     """When a task runs again, what it replaces is freed; once more is no error."""
-    stored = backend.serialize_value((1, 2), **WHERE)
+    stored = backend.serialize_value(LARGE, **WHERE)
     assert len(list(store.list())) == 1
     backend.purge(result(stored, key="return_value"))
     assert list(store.list()) == []
@@ -204,7 +231,7 @@ def test_purge_never_raises_without_a_store(
     backend: Any, store: Any, result: Any, options: Any, caplog: pytest.LogCaptureFixture, broken: str
 ) -> None:
     """It says in the log what may be left."""
-    stored = backend.serialize_value((1, 2), **WHERE)
+    stored = backend.serialize_value(LARGE, **WHERE)
     options(**({"ipc_socket": "/nowhere/v.sock"} if broken == "no server" else {"size": "plenty"}))
     with caplog.at_level(logging.WARNING, "airflow_provider_vineyard"):
         backend.purge(result(stored))
@@ -213,7 +240,7 @@ def test_purge_never_raises_without_a_store(
 
 def test_an_object_that_is_gone(backend: Any, store: Any, result: Any) -> None:
     """The error names XCom and task, why it may be, and what to do."""
-    stored = backend.serialize_value((1, 2), **WHERE)
+    stored = backend.serialize_value(LARGE, **WHERE)
     store.delete(RowReference.parse(json_of(stored)).ref)
     with pytest.raises(ObjectNotFound) as error:
         backend.deserialize_value(result(stored))
@@ -267,7 +294,7 @@ def test_classes_of_a_dag_file(store: Any, roundtrip: Any, monkeypatch: pytest.M
 @pytest.mark.parametrize("field", [{"id": "o0000000000000001"}, {"token": "0" * 32}])
 def test_a_reference_to_another_object(backend: Any, store: Any, result: Any, field: Dict[str, str]) -> None:
     """An id or token that is not the object's own yields the error, not another value."""
-    row = json_of(backend.serialize_value((1, 2), **WHERE))
+    row = json_of(backend.serialize_value(LARGE, **WHERE))
     row["vineyard"].update(field)
     stored = json.dumps(row).encode() if not version_compat.is_airflow_3() else row
     with pytest.raises(ObjectNotFound):
@@ -305,7 +332,7 @@ def test_an_object_ref_to_nothing(backend: Any, store: Any) -> None:
 
 def test_what_is_shown_is_the_row(backend: Any, store: Any, result: Any) -> None:
     """A row of the ORM is about to be shown by a server process, which needs no vineyard for it."""
-    stored = backend.serialize_value((1, 2), **WHERE)
+    stored = backend.serialize_value(LARGE, **WHERE)
     shown = backend.deserialize_value(result(stored, _sa_instance_state=object()))
     assert shown == json_of(stored)
 
@@ -320,17 +347,92 @@ def test_pendulum_moments(roundtrip: Any) -> None:
 
 
 def test_one_line_for_each_put_and_get(backend: Any, store: Any, result: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """Key, type, size, time and place are logged at INFO, the value never."""
+    """Key, type, size, time and place are logged at INFO; with the value's text only where its row shows that, too."""
     with caplog.at_level(logging.INFO, "airflow_provider_vineyard"):
-        for value in (("secret", 2), {"secret": 2}):
+        for value in (("secret", *LARGE), {"secret": 2}, (1, 2.5)):
             stored = copy.deepcopy(backend.serialize_value(value, **WHERE))
             backend.deserialize_value(result(stored, key="return_value"))
     lines = [record.getMessage() for record in caplog.records if record.name.startswith("airflow_provider_vineyard")]
-    assert len(lines) == 4
+    assert len(lines) == 6
     assert not any("secret" in line for line in lines)
-    put, get, put_inline, get_inline = lines
+    put, get, put_inline, get_inline, put_row, get_row = lines
     xcom = r"XCom 'return_value' of task etl\.extract\[3\] \(run r1\)"
     assert re.fullmatch(rf"put {xcom}: \S*tuple, \d+ B, in the local vineyard as o[0-9a-f]{{16}}, \d+\.\d ms", put)
     assert re.fullmatch(rf"get {xcom}: \S*tuple, \d+ B, from the local vineyard, o[0-9a-f]{{16}}, \d+\.\d ms", get)
     assert re.fullmatch(rf"put {xcom}: dict, 13 B, inline in the database, \d+\.\d ms", put_inline)
     assert re.fullmatch(r"get XCom 'return_value': dict, (13 B, )?inline in the database, \d+\.\d ms", get_inline)
+    row = rf"{xcom}: builtins\.tuple \(1, 2\.5\), \d+ B, inline in the database, \d+\.\d ms"
+    assert re.fullmatch(f"put {row}", put_row)
+    assert re.fullmatch(f"get {row}", get_row)
+
+
+@pytest.fixture
+def masked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Return a function that registers a secret with Airflow, as it does in a task."""
+    if GENERATION == 2:
+        monkeypatch.setattr("airflow.settings.MASK_SECRETS_IN_LOGS", True, raising=False)
+    masker = version_compat.secrets_masker()
+    masker.mask_secret("loaded-early")  # whatever the first one sets up stays
+    yield masker.mask_secret
+    masker._secrets_masker().replacer = None
+    masker._secrets_masker().patterns.clear()
+
+
+def test_secrets_are_masked(
+    backend: Any, store: Any, result: Any, masked: Callable[[str], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Registered ones, in texts, summaries and lines of the log; and members with names that Airflow masks."""
+    numpy = pytest.importorskip("numpy")
+    masked("hunter2-and-more")
+    values = [
+        ("x" * 190, "hunter2-and-more"),
+        {1: "is hunter2-and-more.", "password": "by its name"},
+        Path("/srv/hunter2-and-more"),
+        numpy.zeros(5000, [("hunter2-and-more", "i4")]),
+    ]
+    with caplog.at_level(logging.INFO, "airflow_provider_vineyard"):
+        rows = [json_of(backend.serialize_value(value, **WHERE))["vineyard"] for value in values]
+        named = json_of(backend.serialize_value(Decimal(7), **{**WHERE, "key": "db_password"}))["vineyard"]
+        for row in rows:
+            stored = {"vineyard": row}
+            backend.deserialize_value(result(json.dumps(stored).encode() if GENERATION == 2 else stored))
+    texts = [row.get("text", row.get("summary")) for row in rows]
+    assert texts[0].endswith("x', '***…") and len(texts[0]) == 200
+    assert texts[1:] == [
+        "{1: 'is ***.', 'password': ***}",
+        "/srv/***",
+        "numpy.ndarray [('***', '<i4')] 5000",
+    ]
+    assert named["text"] == "***"
+    assert "hunter2" not in caplog.text and "by its name" not in caplog.text
+
+
+def test_small_values_while_no_masker_is_there(
+    backend: Any, options: Any, result: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a logging configuration of somebody's own has none, no contents are shown, and nothing fails."""
+
+    def missing() -> Any:
+        raise RuntimeError("Logging Configuration Error! No SecretsMasker found!")
+
+    monkeypatch.setattr(version_compat, "secrets_masker", missing)
+    stored = backend.serialize_value((1, 2), **WHERE)
+    assert json_of(stored)["vineyard"]["text"] == "tuple of 2 items: int"
+    assert backend.deserialize_value(result(stored)) == (1, 2)
+
+
+def test_an_older_release_says_what_to_do(backend: Any) -> None:
+    """Its parser takes the reference out of a row first, and that has a version."""
+    row = json_of(backend.serialize_value((1, 2), **WHERE))["vineyard"]
+    reference = {name: row[name] for name in ("v", "id", "token", "endpoint", "type", "size") if name in row}
+    with pytest.raises(UnsupportedVersion, match=r"has version 2; this release knows 1\. Upgrade"):
+        ObjectRef.from_json(reference)
+
+
+def test_a_row_of_a_later_release(backend: Any, store: Any, result: Any) -> None:
+    """It is not guessed at."""
+    row: Any = {"vineyard": {"v": 3, "somewhere": "else"}}
+    stored = json.dumps(row).encode() if GENERATION == 2 else row
+    with pytest.raises(UnsupportedVersion, match="has version 3; this release knows 1 and 2"):
+        backend.deserialize_value(result(stored))
+    assert backend.purge(result(stored)) is None

@@ -14,6 +14,9 @@ pytestmark = [pytest.mark.airflow, pytest.mark.integration]
 
 VERSION = version_compat.airflow_version()
 
+# More than stays in the database.
+LARGE = tuple(range(5000))
+
 
 def test_a_row_is_bytes_of_json(backend: Any, store: Any) -> None:
     """Other bytes break ``clear`` in 2.9 and later, and the migration to Airflow 3."""
@@ -25,10 +28,11 @@ def test_a_row_is_bytes_of_json(backend: Any, store: Any) -> None:
 def test_pickled_rows(backend: Any, store: Any, monkeypatch: pytest.MonkeyPatch, result: Callable[..., Any]) -> None:
     """With enable_xcom_pickling small values are pickled as ever, references stay JSON, and both are read."""
     monkeypatch.setenv("AIRFLOW__CORE__ENABLE_XCOM_PICKLING", "True")
-    for value in (1, "x", {"a": 1}, (1, 2)):
+    for value in (1, "x", {"a": 1}, (1, 2), LARGE):
         assert backend.deserialize_value(result(backend.serialize_value(value, key="k"))) == value
     assert backend.serialize_value({"a": 1}, key="k")[:1] == b"\x80"
-    assert backend.serialize_value((1, 2), key="k").startswith(b'{"vineyard"')
+    for value in ((1, 2), LARGE):
+        assert backend.serialize_value(value, key="k").startswith(b'{"vineyard"')
 
 
 def test_web_pages_show_the_row(backend: Any, options: Callable[..., None], store: Any) -> None:
@@ -43,7 +47,8 @@ def test_web_pages_show_the_row(backend: Any, options: Callable[..., None], stor
 def test_purge_takes_raw_and_decoded_rows(backend: Any, store: Any, result: Callable[..., Any]) -> None:
     """Airflow 2.9 to 2.11 pass the row as the base class decoded it."""
     for decode in (bytes, json.loads):
-        stored = backend.serialize_value((1, 2), key="k")
+        backend.purge(result(decode(backend.serialize_value((1, 2), key="k"))), None)
+        stored = backend.serialize_value(LARGE, key="k")
         backend.purge(result(decode(stored)), None)
         assert list(store.list()) == []
 
@@ -65,7 +70,7 @@ def cleared(backend: Any, store: Any, monkeypatch: pytest.MonkeyPatch) -> Tuple[
         columns = [Column(column.name, column.type, primary_key=column.primary_key) for column in table.columns]
         Table(table.name, MetaData(), *columns).create(engine)
     session = sessionmaker(bind=engine)()
-    stored = backend.serialize_value((1, 2), key="k", dag_id="d", task_id="t", run_id="r")
+    stored = backend.serialize_value(LARGE, key="k", dag_id="d", task_id="t", run_id="r")
     moment = timezone.datetime(2022, 1, 1)
     row = {"key": "k", "value": stored, "dag_id": "d", "task_id": "t", "timestamp": moment}
     which = {"dag_id": "d", "task_id": "t"}
@@ -113,7 +118,7 @@ def test_set_tells_what_airflow_does_not(backend: Any, store: Any, monkeypatch: 
         written.append(cls.serialize_value(value))
 
     monkeypatch.setattr(base, "set", classmethod(set_))
-    backend.set(key="k", value=(1, 2), task_id="t", dag_id="d")
+    backend.set(key="k", value=LARGE, task_id="t", dag_id="d")
     (info,) = store.list()
     assert info.labels == {"key": "k", "task_id": "t", "dag_id": "d", "airflow": "airflow"}
     backend.set(key="skipmixin_key", value={"followed": ["x" * 9000]}, task_id="t", dag_id="d")
@@ -123,6 +128,7 @@ def test_set_tells_what_airflow_does_not(backend: Any, store: Any, monkeypatch: 
 @pytest.mark.skipif(VERSION > (2, 1), reason="later releases return the value")
 def test_get_one_returns_the_value(backend: Any, store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """On 2.1 the base class returns what web pages show."""
-    row = json.loads(backend.serialize_value((1, 2), key="k"))
-    monkeypatch.setattr(version_compat.base_xcom(), "get_one", classmethod(lambda cls, **_: row))
-    assert backend.get_one(key="k") == (1, 2)
+    for value in ((1, 2), LARGE):
+        row = json.loads(backend.serialize_value(value, key="k"))
+        monkeypatch.setattr(version_compat.base_xcom(), "get_one", classmethod(lambda cls, row=row, **_: row))
+        assert backend.get_one(key="k") == value

@@ -105,7 +105,7 @@ def test_asynchronous_tasks(backend: Any, rows: Any) -> None:
 
 def test_delete_frees(backend: Any, rows: Any, store: Any) -> None:
     """Airflow deletes a task's old XComs before it runs again; their objects go with them."""
-    backend.set("return_value", (1, 2), **TI)
+    backend.set("return_value", tuple(range(5000)), **TI)
     backend.set("small", 1, **TI)
     assert len(list(store.list())) == 1
     backend.delete(key="return_value", **TI)

@@ -25,6 +25,12 @@ from airflow_provider_vineyard.xcom import store as xcoms
 pytestmark = [pytest.mark.airflow, pytest.mark.integration]
 
 
+@pytest.fixture(autouse=True)
+def everything_goes_to_vineyard(options: Callable[..., None]) -> None:
+    """Keep nothing in the rows, so that small values will do."""
+    options(inline_threshold=0)
+
+
 def put(value: Any, dag_id: str = "etl") -> Any:
     """Store a value as the backend does and return its row."""
     return xcoms.put(value, Origin(dag_id, "r1", "extract", -1, "return_value"))

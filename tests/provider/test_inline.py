@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import random
+import sqlite3
 import time
 from collections import OrderedDict
 from datetime import datetime
@@ -63,7 +66,9 @@ def nested(depth: int) -> Any:
         -(2**63),
         2**63 - 1,
         1.5,
-        5e-324,
+        [5e-324, 7956.495621360727],
+        -123456789012.125,
+        0.1,
         [0.0, -9999999999999998.0],
         "",
         "äöü 🦄 \u2028 \x01",
@@ -199,8 +204,24 @@ def test_airflows_own(key: Any, value: Any, expected: bool) -> None:
     assert is_airflows_own(key, value) is expected
 
 
-@pytest.mark.parametrize("value", [800.0, 0.0, -3.0])
-def test_a_whole_float_alone(value: float) -> None:
-    """In SQLite, a column of JSON makes an integer of it; within a list or dict it is text."""
+@pytest.mark.parametrize("value", [800.0, 0.0, -3.0, 7956.495621360727, 5e-324, 1e-05, 0.1234, 0.30000000000000004])
+def test_a_float_alone(value: float) -> None:
+    """In SQLite, a column of JSON makes a number of it, an integer or another one; within a list or dict it is text."""
     assert inline_json(value, LIMIT) is None
     assert inline_json([value], LIMIT) == f"[{value}]".encode()
+
+
+def test_floats_that_stay_are_the_same_in_sqlite() -> None:
+    """A column as Airflow has it gives back each float that is left to it."""
+    generator = random.Random(5)
+    floats = [
+        round(generator.uniform(-1, 1) * 10 ** generator.randrange(13), generator.randrange(1, 4))
+        for _ in range(50_000)
+    ]
+    kept = [value for value in floats if inline_json(value, LIMIT) is not None]
+    assert len(kept) > 30_000
+    with contextlib.closing(sqlite3.connect(":memory:")) as database:
+        database.execute("create table xcom (number integer, value json)")
+        database.executemany("insert into xcom values (?, ?)", [(n, json.dumps(v)) for n, v in enumerate(kept)])
+        again = [value for (value,) in database.execute("select value from xcom order by number")]
+    assert again == kept

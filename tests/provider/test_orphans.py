@@ -21,6 +21,13 @@ sqlalchemy = pytest.importorskip("sqlalchemy")
 
 pytestmark = [pytest.mark.airflow, pytest.mark.integration]
 
+
+@pytest.fixture(autouse=True)
+def everything_goes_to_vineyard(options: Callable[..., None]) -> None:
+    """Keep nothing in the rows, so that small values will do."""
+    options(inline_threshold=0)
+
+
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=timezone.utc)
 AT_ONCE = timedelta(0)
 

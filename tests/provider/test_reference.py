@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from datetime import datetime, timezone
 from typing import Any, Dict
 
 import pytest
 
-from airflow_provider_vineyard.reference import Origin, RowReference, looks_like_row
+from airflow_provider_vineyard.reference import (
+    Origin,
+    RowReference,
+    RowValue,
+    looks_like_row,
+    parse_row,
+    printable,
+)
 from airflow_provider_vineyard.xcom.inline import RESERVED_NAMES
-from vineyard_client import InvalidReference, ObjectInfo, ObjectRef, UnsupportedVersion
+from vineyard_client import InvalidReference, ObjectInfo, ObjectRef, UnsupportedVersion, dumps, encode, loads
 
 REF = ObjectRef("o0016f0c2a4b1d3e5", "0123456789abcdef" * 2, None, "pandas.DataFrame", 80_000_704)
 ORIGIN = Origin("etl", "manual__1", "extract", -1, "return_value")
@@ -36,6 +44,21 @@ ROW: Dict[str, Any] = {
         "owned": True,
     }
 }
+
+
+VALUE: Dict[str, Any] = {
+    "vineyard": {
+        "v": 2,
+        "type": "builtins.tuple",
+        "text": "(400000, 15)",
+        "size": 95,
+        "host": "worker-1",
+        "created": "2026-11-22T11:09:00+00:00",
+        "origin": ROW["vineyard"]["origin"],
+        "content": base64.b64encode(dumps((400000, 15))).decode(),
+    }
+}
+VALUE["vineyard"]["size"] = len(dumps((400000, 15)))
 
 
 def info(summary: str = "10 rows × 2 columns") -> ObjectInfo:
@@ -181,3 +204,80 @@ def test_labels() -> None:
         "key": "return_value",
     }
     assert Origin(key="k").labels() == {"key": "k"}
+
+
+def test_format_of_a_value() -> None:
+    """A row that holds its value has exactly the documented fields, also after a journey through JSON."""
+    row = parse_row(json.loads(json.dumps(VALUE)))
+    assert isinstance(row, RowValue)
+    assert (loads(row.content), row.type, row.text) == ((400000, 15), "builtins.tuple", "(400000, 15)")
+    assert row.to_json() == VALUE
+    assert not RESERVED_NAMES & VALUE["vineyard"].keys()
+    with encode((400000, 15)) as encoded:
+        made = RowValue.describe(encoded, "(400000, 15)", origin=ORIGIN)
+    assert made.to_json().keys() == VALUE.keys()
+    assert parse_row(made.to_json()) == made
+    assert loads(made.content) == (400000, 15)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"content": ...},
+        {"text": ...},
+        {"token": "0" * 32},
+        {"owned": True},
+        {"v": True},
+        {"v": 2.0},
+        {"v": "2"},
+        {"v": None},
+        {"content": 7},
+        {"content": "not base64!"},
+        {"content": "VllW\nQUxVRQ=="},
+        {"content": "Vll\u00e4"},
+        {"content": ""},
+        {"size": 94},
+        {"size": "95"},
+        {"size": True},
+        {"text": "x" * 2000},
+        {"text": None},
+        {"type": ["x"]},
+        {"created": "yesterday"},
+        {"origin": None},
+        {"origin": {"dag_id": 7}},
+    ],
+)
+def test_a_value_that_was_edited(changes: Dict[str, Any]) -> None:
+    """Nothing but the documented fields, of their kinds and sizes, is taken for a value."""
+    fields = {name: value for name, value in {**VALUE["vineyard"], **changes}.items() if value is not ...}
+    with pytest.raises(InvalidReference, match="looks like a reference to vineyard but is none"):
+        parse_row({"vineyard": fields})
+
+
+def test_both_versions_are_known_and_no_other() -> None:
+    """Rows of earlier releases are read, those of later ones are not guessed at."""
+    assert isinstance(parse_row(ROW), RowReference)
+    with pytest.raises(UnsupportedVersion, match="has version 3; this release knows 1 and 2"):
+        parse_row({"vineyard": {"v": 3}})
+    with pytest.raises(UnsupportedVersion, match="has version 2; this release knows 1"):
+        RowReference.parse(VALUE)  # what the first release says
+
+
+def test_texts_are_printable() -> None:
+    """Whatever a type, a column or a key is called, databases take the row."""
+    origin = ORIGIN._replace(key="k\0\ud800" + "x" * 5000)
+    ref = ObjectRef(REF.id, REF.token, None, "made.\ud800", 1)
+    row = RowReference.describe(ref, info("column \ud800\n"), origin=origin, owned=True).to_json()
+    assert row["vineyard"]["summary"] == "column \\ud800\\n"
+    assert row["vineyard"]["type"] == "made.\\ud800"
+    assert row["vineyard"]["origin"]["key"].startswith("k\\x00\\ud800x")
+    assert parse_row(json.loads(json.dumps(row, ensure_ascii=False).encode())).to_json() == row
+    assert all(text.isprintable() for text in origin.labels().values())
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("x" * 10, "x" * 10), ("x" * 11, "x" * 9 + "…"), ("a\tb", "a\\tb"), ("ä×", "ä×")]
+)
+def test_printable(text: str, expected: str) -> None:
+    """The beginning of a text, on one line."""
+    assert printable(text, 10) == expected

@@ -25,6 +25,13 @@ from vineyard_client.server import find_binary
 
 pytestmark = [pytest.mark.airflow, pytest.mark.integration]
 
+
+@pytest.fixture(autouse=True)
+def everything_goes_to_vineyard(options: Callable[..., None]) -> None:
+    """Keep nothing in the rows, so that small values will do."""
+    options(inline_threshold=0)
+
+
 ORIGIN = Origin("etl", "r1", "extract", -1, "return_value")
 
 

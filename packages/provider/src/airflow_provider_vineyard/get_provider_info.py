@@ -51,8 +51,9 @@ _OPTIONS: Dict[str, Dict[str, Any]] = {
         "worker-1.example.org:9600",
     ),
     "inline_threshold": _option(
-        "Values whose JSON form carries them exactly and takes at most so many bytes stay in Airflow's database; "
-        "everything else goes to vineyard. 0 sends everything but Airflow's own XComs to vineyard.",
+        "Values that take at most so many bytes stay in Airflow's database: as plain JSON where that carries them "
+        "exactly, else encoded in their row (in base64, a third larger) beside a text for people. Everything larger "
+        "goes to vineyard. 0 sends everything but Airflow's own XComs there.",
         "integer",
         "4096",
         "1024",

@@ -1,6 +1,6 @@
 """The small JSON object that stands in Airflow's database in place of a value: the row. This page defines its format.
 
-::
+A row of version 1 refers to an object in vineyard::
 
     {"vineyard": {
         "v": 1,                               version of this format
@@ -17,43 +17,67 @@
         "parts": {"a": {"v": 1, "id": …}}     members of a dict that are objects of their own; often left out
     }}
 
+A row of version 2 holds the value itself, where that is small::
+
+    {"vineyard": {
+        "v": 2,
+        "type": "numpy.int64",                what the value is
+        "text": "6",                          the value for people, at most 200 characters; secrets are not in it
+        "size": 158,                          bytes of the content before it became base64
+        "host": "worker-1",                   where the task ran
+        "created": "2026-11-22T11:09:00+00:00",
+        "origin": {"dag_id": …, …},           as above
+        "content": "VllWQUxVRQo…"             what core's ``dumps`` made of the value, in base64
+    }}
+
 Invariants:
 
 - A row is a dict with exactly the one key ``vineyard``. A value of a user's that has this shape is itself stored in
   vineyard, never written as a row, so the shape has one meaning.
 - A row that is the text of an object id and nothing else is one that vineyard's own provider wrote before the switch. A
   text of a user's that has this shape goes to vineyard, too.
-- Rows come from a database that REST clients and people can write to. ``RowReference.parse`` accepts exactly the fields
-  above with exactly their types and bounds; anything else is an ``InvalidReference``. Nothing in a row names code, a
-  file or a command.
+- Rows come from a database that REST clients and people can write to. ``parse_row`` accepts exactly the fields above
+  with exactly their types and bounds; anything else is an ``InvalidReference``. Nothing in a row names code, a file or
+  a command. What is in ``content`` is judged by core's ``loads``, as what lies in a store is: a forged one is at worst
+  another value of allowed classes.
+- A row of version 2 needs no server and owns no object: it ends when it is deleted. No reference leads to its envelope,
+  so the token in that is compared with none. Nothing but ``content`` is read to make the value.
+- Every version has ``v``, and it is looked at first: a release that does not know it says so (``UnsupportedVersion``).
+- All texts that are made here are printable: no database, log or terminal stumbles over them.
 - ``owned`` is false when a task returned an ``ObjectRef``: the object was there before the row and stays when the row
   goes. Whoever put it deletes it.
 - The object of a dict with parts holds None in their place. They are owned as the object is. Each is core's
   ``ObjectRef`` in its JSON form; ``members`` says when there are any.
 - The row is shown to people as it is, so reading it needs neither vineyard nor any data library.
 
-``id``, ``token``, ``endpoint``, ``type``, ``size`` and ``v`` are core's ``ObjectRef`` in its JSON form.
+In version 1, ``id``, ``token``, ``endpoint``, ``type``, ``size`` and ``v`` are core's ``ObjectRef`` in its JSON form.
 """
 
 from __future__ import annotations
 
+import os
 import re
+from base64 import b64decode, b64encode
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timezone
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Dict, Mapping, NamedTuple, Optional
+from typing import TYPE_CHECKING, AbstractSet, Any, Dict, Mapping, NamedTuple, Optional, Union
 
 if TYPE_CHECKING:
-    from vineyard_client import ObjectInfo, ObjectRef
+    from vineyard_client import EncodedValue, ObjectInfo, ObjectRef
 
 __all__ = [
     "DEPLOYMENT_LABEL",
     "PARTS_LIMIT",
     "ROW_KEY",
+    "SHOWN_LIMIT",
     "Origin",
     "RowReference",
+    "RowValue",
     "looks_like_bare_id",
     "looks_like_row",
+    "parse_row",
+    "printable",
 ]
 
 ROW_KEY = "vineyard"
@@ -64,12 +88,18 @@ DEPLOYMENT_LABEL = "airflow"
 
 _BARE_ID = re.compile(r"o[0-9a-f]{16}\Z")
 _SUMMARY_LIMIT = 300
+SHOWN_LIMIT = 200
 # Airflow's own limit for dag_id, run_id, task_id and key is 250 (512 for keys); names of hosts are at most 255.
 _TEXT_LIMIT = 1024
+# PostgreSQL takes no longer text in a column of JSON.
+_CONTENT_LIMIT = (1 << 28) - 1
 PARTS_LIMIT = 32
+
+_VALUE_VERSION = 2
 
 _REF_FIELDS = frozenset({"v", "id", "token", "endpoint", "type", "size"})
 _OWN_FIELDS = frozenset({"summary", "host", "created", "origin", "owned"})
+_VALUE_FIELDS = frozenset({"v", "type", "text", "size", "host", "created", "origin", "content"})
 
 _HINT = (
     "Something else than this provider wrote or edited the row, or it is older than the switch to this XCom backend: "
@@ -87,6 +117,39 @@ def looks_like_bare_id(value: object) -> bool:
     return type(value) is str and _BARE_ID.match(value) is not None
 
 
+def printable(text: str, limit: int) -> str:
+    """Return the beginning of a text, with everything escaped that is not printable, half surrogates included.
+
+    Args:
+        text: any text.
+        limit: characters; what is cut shows by an ellipsis at the end.
+    """
+    text = text[: limit + 1]
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def parse_row(row: object) -> Union[RowReference, RowValue]:
+    """Return what stands in a row of any version.
+
+    Raises:
+        InvalidReference: this is no row, or a field is missing, unknown or of another kind.
+        UnsupportedVersion: a later release wrote it.
+    """
+    version = _held(row).get("v")
+    if type(version) is not int or version < _VALUE_VERSION:
+        return RowReference.parse(row)
+    if version == _VALUE_VERSION:
+        return RowValue.parse(row)
+    from vineyard_client import UnsupportedVersion
+
+    raise UnsupportedVersion(
+        f"The row has version {version}; this release knows 1 and {_VALUE_VERSION}.",
+        "Upgrade airflow-provider-vineyard here.",
+    )
+
+
 class Origin(NamedTuple):
     """Which XCom a value is, as far as Airflow told the backend; the text form is for log lines and messages.
 
@@ -101,11 +164,15 @@ class Origin(NamedTuple):
 
     def labels(self) -> Dict[str, str]:
         """Return the known parts as labels for the object in vineyard."""
-        return {name: str(value) for name, value in self._asdict().items() if value is not None}
+        return {name: str(value) for name, value in self.to_json().items()}
 
     def to_json(self) -> Dict[str, Any]:
         """Return the known parts as a JSON object."""
-        return {name: value for name, value in self._asdict().items() if value is not None}
+        return {
+            name: printable(value, _TEXT_LIMIT) if isinstance(value, str) else value
+            for name, value in self._asdict().items()
+            if value is not None
+        }
 
     @classmethod
     def parse(cls, data: object) -> Origin:
@@ -135,7 +202,7 @@ class Origin(NamedTuple):
 
 
 class RowReference(NamedTuple):
-    """A parsed row.
+    """A parsed row that refers to an object.
 
     Attributes:
         ref: core's reference to the object.
@@ -166,7 +233,8 @@ class RowReference(NamedTuple):
             owned: whether the object ends with the row.
         """
         created = info.created.isoformat(timespec="seconds")
-        return cls(ref, _cut(info.summary), info.host, created, origin, owned)
+        ref = replace(ref, type=printable(ref.type, _TEXT_LIMIT))
+        return cls(ref, printable(info.summary, _SUMMARY_LIMIT), info.host, created, origin, owned)
 
     def with_parts(self, length: int, parts: Mapping[str, ObjectRef]) -> RowReference:
         """Return the row for a dict some of whose members are objects of their own.
@@ -176,7 +244,7 @@ class RowReference(NamedTuple):
             parts: those members.
         """
         named = ", ".join(f"{key} {part.type}" for key, part in parts.items())
-        summary = _cut(f"dict of {length} {'item' if length == 1 else 'items'}, with {named}")
+        summary = printable(f"dict of {length} {'item' if length == 1 else 'items'}, with {named}", _SUMMARY_LIMIT)
         size = self.ref.size + sum(part.size for part in parts.values())
         return self._replace(ref=replace(self.ref, size=size), summary=summary, parts=parts)
 
@@ -202,18 +270,10 @@ class RowReference(NamedTuple):
             InvalidReference: this is no row, or a field is missing, unknown or of another kind.
             UnsupportedVersion: a later release wrote it.
         """
-        if not looks_like_row(row):
-            raise _invalid(f"it is not a JSON object with the one key {ROW_KEY!r}")
-        assert isinstance(row, dict)
-        data = row[ROW_KEY]
-        if type(data) is not dict:
-            raise _invalid(f"what it holds is a {type(data).__name__}, not a JSON object")
+        data = _held(row)
         # The version first: a later format may have other fields.
         ref = _object_ref({name: data[name] for name in _REF_FIELDS & data.keys()})
-        if data.keys() - {"parts"} != _REF_FIELDS | _OWN_FIELDS:
-            wrong = (data.keys() - {"parts"}) ^ (_REF_FIELDS | _OWN_FIELDS)
-            named = ", ".join(sorted(repr(name)[:40] for name in wrong)[:10])
-            raise _invalid(f"these fields are missing or too many: {named}")
+        _fields({name: data[name] for name in data if name != "parts"}, _REF_FIELDS | _OWN_FIELDS)
         _text(data["summary"], "summary")
         _text(data["host"], "host")
         _moment(data["created"])
@@ -227,8 +287,98 @@ class RowReference(NamedTuple):
         return cls(ref, data["summary"], data["host"], data["created"], origin, data["owned"], parts)
 
 
-def _cut(summary: str) -> str:
-    return summary if len(summary) <= _SUMMARY_LIMIT else summary[: _SUMMARY_LIMIT - 1] + "…"
+class RowValue(NamedTuple):
+    """A parsed row that holds its value.
+
+    Attributes:
+        content: what core's ``loads`` makes the value of.
+        type: what the value is, e.g. ``numpy.int64``.
+        text: the value for people.
+        host: where the task ran that returned it.
+        created: when, as an ISO 8601 text in UTC.
+        origin: which XCom the row was written for.
+    """
+
+    content: bytes
+    type: str
+    text: str
+    host: str
+    created: str
+    origin: Origin
+
+    @classmethod
+    def describe(cls, encoded: EncodedValue, text: str, *, origin: Origin) -> RowValue:
+        """Return the row for a value.
+
+        Args:
+            encoded: the value, as core encodes it.
+            text: the value for people.
+            origin: the XCom that the row is for.
+        """
+        created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        kind, text = printable(encoded.type, _TEXT_LIMIT), printable(text, SHOWN_LIMIT)
+        return cls(encoded.to_bytes(), kind, text, os.uname().nodename, created, origin)
+
+    def to_json(self) -> Dict[str, Any]:
+        """Return the row as a JSON object, with what people look for before what they do not."""
+        fields = {
+            "v": _VALUE_VERSION,
+            "type": self.type,
+            "text": self.text,
+            "size": len(self.content),
+            "host": self.host,
+            "created": self.created,
+            "origin": self.origin.to_json(),
+            "content": b64encode(self.content).decode("ascii"),
+        }
+        return {ROW_KEY: fields}
+
+    @classmethod
+    def parse(cls, row: object) -> RowValue:
+        """Return what stands in a row; the content is decoded and not read.
+
+        Raises:
+            InvalidReference: this is no row of version 2, or a field is missing, unknown or of another kind.
+        """
+        data = _held(row)
+        _fields(data, _VALUE_FIELDS)
+        if type(data["v"]) is not int or data["v"] != _VALUE_VERSION:
+            raise _invalid(f"its version is not {_VALUE_VERSION}")
+        for name in ("type", "text", "host"):
+            _text(data[name], name)
+        _moment(data["created"])
+        origin = Origin.parse(data["origin"])
+        content = _content(data["content"])
+        if type(data["size"]) is not int or data["size"] != len(content):
+            raise _invalid(f"its size is not that of its content, {len(content)} bytes")
+        return cls(content, data["type"], data["text"], data["host"], data["created"], origin)
+
+
+def _held(row: object) -> Dict[str, Any]:
+    """Return what stands in a row, whatever that is."""
+    if not looks_like_row(row):
+        raise _invalid(f"it is not a JSON object with the one key {ROW_KEY!r}")
+    assert isinstance(row, dict)
+    data = row[ROW_KEY]
+    if type(data) is not dict:
+        raise _invalid(f"what it holds is a {type(data).__name__}, not a JSON object")
+    return data
+
+
+def _fields(data: Dict[str, Any], expected: AbstractSet[str]) -> None:
+    wrong = data.keys() ^ expected
+    if wrong:
+        named = ", ".join(sorted(repr(name)[:40] for name in wrong)[:10])
+        raise _invalid(f"these fields are missing or too many: {named}")
+
+
+def _content(value: object) -> bytes:
+    if type(value) is str and len(value) <= _CONTENT_LIMIT:
+        try:
+            return b64decode(value, validate=True)
+        except ValueError:
+            pass
+    raise _invalid(f"its content is not base64 of at most {_CONTENT_LIMIT} characters")
 
 
 def _object_ref(data: object) -> ObjectRef:

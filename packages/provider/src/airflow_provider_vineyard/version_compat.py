@@ -21,8 +21,11 @@ __all__ = [
     "config_exception",
     "create_session",
     "is_airflow_3",
+    "secrets_masker",
     "xcom_model",
 ]
+
+_MASKER_OF_AIRFLOW_2 = "airflow.utils.log.secrets_masker"
 
 
 def airflow_version() -> Tuple[int, int]:
@@ -65,6 +68,13 @@ def config_exception() -> Type[Exception]:
 def airflow_home() -> str:
     """Return the folder AIRFLOW_HOME."""
     return str(import_module("airflow.configuration").AIRFLOW_HOME)
+
+
+def secrets_masker() -> Any:
+    """Return the module that knows what is secret in this process: ``redact``, ``should_hide_value_for_key``."""
+    if airflow_version() >= (3, 1):
+        return import_module("airflow.sdk._shared.secrets_masker")
+    return import_module("airflow.sdk.execution_time.secrets_masker" if is_airflow_3() else _MASKER_OF_AIRFLOW_2)
 
 
 def xcom_model() -> Any:

@@ -1,8 +1,10 @@
-"""Which values stay in Airflow's database: those that JSON carries there and back exactly. Pure; imports no Airflow.
+"""Which values stay in Airflow's database as plain JSON: those that it carries there and back exactly. Pure.
 
 A value that is nearly JSON would come back as something else: a tuple as a list, ``{1: "a"}`` as ``{"1": "a"}``, a
-subclass of ``str`` as ``str``. Such values go to vineyard, where they keep their type. What the databases make of JSON
-counts as well (Airflow 3 stores a JSON column, which PostgreSQL keeps as ``jsonb``), hence the limits below.
+subclass of ``str`` as ``str``. Such values keep their type: in a row that holds them, if they are small, or in vineyard
+(``store`` decides). What the databases make of JSON counts as well, hence the limits below: Airflow 3 stores a JSON
+column, which PostgreSQL keeps as ``jsonb``, and in SQLite has the affinity of numbers, so that the text of a number
+alone is read and written anew.
 
 The order of a dict's keys is the one thing that an inline value may lose: ``jsonb`` does not keep it, for the default
 backend neither. The dicts are equal all the same.
@@ -44,6 +46,10 @@ RESERVED_NAMES = frozenset(
 _INT_LIMIT = 2**63
 # From here on, repr() writes an exponent, which jsonb expands to digits without a point: an integer when read again.
 _FLOAT_LIMIT = 1e16
+# SQLite keeps 15 digits of a number, and computes it by dividing by a power of ten, in long double where there is one.
+# With so many decimals at most, the quotient cannot come to lie in the middle of two floats without being exactly that,
+# so rounding it twice does no harm.
+_SQLITE_DIGITS, _SQLITE_DECIMALS = 15, 3
 # Far below what the parsers between a task and the database allow (pydantic: 255).
 _DEPTH_LIMIT = 50
 
@@ -72,10 +78,22 @@ def inline_json(value: object, limit: int) -> Optional[bytes]:
     """
     if looks_like_row(value) or looks_like_bare_id(value) or not _is_exact(value, limit):
         return None
-    if type(value) is float and value.is_integer():
-        return None  # SQLite gives a column of JSON the affinity of numbers: 800.0 would come back as 800
+    if type(value) is float and not _survives_sqlite(value):
+        return None
     text = json.dumps(value).encode("ascii")
     return text if len(text) <= limit else None
+
+
+def _survives_sqlite(value: float) -> bool:
+    """Whether a float that is the whole value is the same after SQLite took it for a number: 800.0 would be an int."""
+    digits, point, decimals = repr(abs(value)).partition(".")
+    return (
+        bool(point)
+        and not value.is_integer()
+        and decimals.isdigit()
+        and len(decimals) <= _SQLITE_DECIMALS
+        and len(digits) + len(decimals) <= _SQLITE_DIGITS
+    )
 
 
 def _is_exact(value: object, limit: int) -> bool:

@@ -7,7 +7,7 @@ task pushed is remembered here, by key, and when its dict comes, the members tha
 
 An object in two places of the dict must come back as one object, so what may be in another member as well is no part.
 A part is of a type that holds no other Python objects, and larger than every member in which it could be; what stays in
-the database is plain JSON and holds none.
+the database as plain JSON holds none.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from airflow_provider_vineyard.xcom.inline import inline_json
 if TYPE_CHECKING:
     from vineyard_client import ObjectRef
 
-__all__ = ["pushed", "remember"]
+__all__ = ["pushed", "remember", "remember_size"]
 
 _RETURN_KEY = "return_value"
 
@@ -34,22 +34,43 @@ _OPAQUE_PACKAGES = frozenset({"numpy", "pandas", "polars", "pyarrow", "scipy", "
 # What the task instance that pushed last has pushed: a process works on one at a time.
 _last: Optional[Origin] = None
 _pushed: Dict[str, ObjectRef] = {}
+# Bytes of those that are in their rows.
+_sizes: Dict[str, int] = {}
 
 
 def remember(origin: Origin, ref: ObjectRef) -> None:
-    """Remember what a task has pushed.
+    """Remember what a task has pushed, and is in vineyard.
 
     Args:
         origin: which XCom it is.
         ref: the object.
     """
+    _begin(origin)
+    if origin.key is not None:
+        _pushed[origin.key] = ref
+        _sizes[origin.key] = ref.size
+
+
+def remember_size(origin: Origin, size: int) -> None:
+    """Remember that a task has pushed something that is in its row.
+
+    Args:
+        origin: which XCom it is.
+        size: bytes of the value.
+    """
+    _begin(origin)
+    if origin.key is not None:
+        _pushed.pop(origin.key, None)
+        _sizes[origin.key] = size
+
+
+def _begin(origin: Origin) -> None:
     global _last
     task = origin._replace(key=None)
     if task != _last:
         _last = task
         _pushed.clear()
-    if origin.key is not None:
-        _pushed[origin.key] = ref
+        _sizes.clear()
 
 
 def pushed(value: object, origin: Origin) -> Dict[str, ObjectRef]:
@@ -65,9 +86,9 @@ def pushed(value: object, origin: Origin) -> Dict[str, ObjectRef]:
     least = _WORTHWHILE
     for key, member in value.items():
         if not _is_opaque(member) and inline_json(member, _WORTHWHILE) is None:
-            if key not in _pushed:
+            if key not in _sizes:
                 return {}
-            least = max(least, _pushed[key].size + 1)
+            least = max(least, _sizes[key] + 1)
     found = {key: _pushed[key] for key, member in value.items() if key in _pushed and _is_part(key, member)}
     found = {key: ref for key, ref in found.items() if ref.size >= least and places[id(value[key])] == 1}
     largest = set(sorted(found, key=lambda key: -found[key].size)[:PARTS_LIMIT])

@@ -1,8 +1,10 @@
-"""The side of the backend that talks to vineyard: put a value and write its row, get it back, free it.
+"""The side of the backend that knows core: put a value and write its row, get it back, free it.
 
-Core is imported when a value goes to vineyard or comes from it, so a task that exchanges only small values pays for
-neither the import nor a connection. Core's errors keep their class; their text gains which XCom it was and what to do
-in Airflow. One line at INFO for each put and get, never with the value.
+A value is encoded once. If it is small then, its row holds it, and no server is asked, neither now nor when it is read;
+else it goes to vineyard as it was encoded. Core is imported when a value comes here, so a task that exchanges only
+plain JSON does not pay for the import. Core's errors keep their class; their text gains which XCom it was and what to
+do in Airflow. One line at INFO for each put and get; with the value's text if its row holds it, else never with the
+value. What shows a value follows Airflow's masking.
 """
 
 from __future__ import annotations
@@ -10,16 +12,25 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from typing import TYPE_CHECKING, Any, Dict, MutableMapping, Optional
+from typing import TYPE_CHECKING, Any, Dict, MutableMapping, Optional, Union
 from weakref import WeakKeyDictionary
 
+from airflow_provider_vineyard import version_compat
 from airflow_provider_vineyard.clients import get_client, require_core
-from airflow_provider_vineyard.reference import DEPLOYMENT_LABEL, Origin, RowReference
+from airflow_provider_vineyard.reference import (
+    DEPLOYMENT_LABEL,
+    SHOWN_LIMIT,
+    Origin,
+    RowReference,
+    RowValue,
+    parse_row,
+    printable,
+)
 from airflow_provider_vineyard.settings import Settings, get_settings
 from airflow_provider_vineyard.xcom import members
 
 if TYPE_CHECKING:
-    from vineyard_client import Client, ObjectRef, UnsafeType, VineyardError
+    from vineyard_client import Client, EncodedValue, ObjectRef, UnsafeType, VineyardError
 
 __all__ = ["free", "get", "get_bare", "put"]
 
@@ -32,7 +43,7 @@ _own_endpoints: MutableMapping[Client, Optional[str]] = WeakKeyDictionary()
 
 
 def put(value: object, origin: Origin) -> Dict[str, Any]:
-    """Store a value in vineyard, or pass on the one that an ``ObjectRef`` refers to, and return the row.
+    """Store a value in its row or in vineyard, or pass on the one that an ``ObjectRef`` refers to; return the row.
 
     Raises:
         UnsafeType: the value holds a class that readers would not accept.
@@ -45,14 +56,18 @@ def put(value: object, origin: Origin) -> Dict[str, Any]:
 
     settings = get_settings()
     started = time.perf_counter()
+    row: Union[RowReference, RowValue]
     try:
-        client = get_client(settings)
         if isinstance(value, ObjectRef):
-            row = RowReference.describe(value, client.info(value), origin=origin, owned=False)
+            row = RowReference.describe(value, get_client(settings).info(value), origin=origin, owned=False)
         else:
-            row = _put(client, value, origin, settings)
+            row = _put(value, origin, settings)
     except VineyardError as error:
         raise _explained(error, f"{origin} cannot be stored", _put_hint(error, settings)) from error
+    milliseconds = (time.perf_counter() - started) * 1000
+    if isinstance(row, RowValue):
+        _log_value("put", row, milliseconds)
+        return row.to_json()
     log.info(
         "put %s: %s, %d B, %s %s, %.1f ms",
         origin,
@@ -60,45 +75,70 @@ def put(value: object, origin: Origin) -> Dict[str, Any]:
         row.ref.size,
         "in the local vineyard as" if row.owned else "passed on by reference,",
         row.ref.id,
-        (time.perf_counter() - started) * 1000,
+        milliseconds,
     )
-    return row.to_json()
+    return row._replace(summary=_masked(row.summary)).to_json()
 
 
-def _put(client: Client, value: Any, origin: Origin, settings: Settings) -> RowReference:
-    options: Dict[str, Any] = {
-        "labels": {**origin.labels(), DEPLOYMENT_LABEL: settings.deployment},
-        "persist": settings.persist,
-    }
+def _put(value: Any, origin: Origin, settings: Settings) -> Union[RowReference, RowValue]:
+    from vineyard_client import encode
+
+    parts = members.pushed(value, origin)
+    if parts:
+        return _put_with_parts(value, parts, origin, settings)
+    with encode(value, **_trust(settings)) as encoded:
+        if encoded.size <= settings.inline_threshold:
+            members.remember_size(origin, encoded.size)
+            return RowValue.describe(encoded, _text(value, encoded, origin), origin=origin)
+        client = get_client(settings)
+        ref = client.put(encoded, **_put_options(origin, settings))
+    members.remember(origin, ref)
+    return RowReference.describe(ref, client.info(ref), origin=origin, owned=True)
+
+
+def _put_with_parts(
+    value: Dict[str, Any], pushed: Dict[str, ObjectRef], origin: Origin, settings: Settings
+) -> RowReference:
+    client, options = get_client(settings), _put_options(origin, settings)
     parts: Dict[str, ObjectRef] = {}
     try:
-        for key, ref in members.pushed(value, origin).items():
+        for key, ref in pushed.items():
             parts[key] = client.put(value[key], same_as=ref, **options)
-        ref = client.put({**value, **dict.fromkeys(parts)} if parts else value, **options)
+        ref = client.put({**value, **dict.fromkeys(parts)}, **options)
     except BaseException:
         for part in parts.values():
             client.delete(part)
         raise
     row = RowReference.describe(ref, client.info(ref), origin=origin, owned=True)
-    if parts:
-        return row.with_parts(len(value), parts)
-    members.remember(origin, ref)
-    return row
+    return row.with_parts(len(value), parts)
+
+
+def _put_options(origin: Origin, settings: Settings) -> Dict[str, Any]:
+    labels = {**origin.labels(), DEPLOYMENT_LABEL: settings.deployment}
+    return {"labels": labels, "persist": settings.persist}
+
+
+def _trust(settings: Settings) -> Dict[str, Any]:
+    return {"allowed_classes": settings.allowed_classes, "passive_classes": settings.passive_classes}
 
 
 def get(row: object) -> Any:
-    """Return the value that a row refers to; large buffers are mapped, copy-on-write, and the caller's to change.
+    """Return the value that a row holds or refers to; it is the caller's to change.
+
+    Large buffers of one that is in vineyard are mapped, copy-on-write.
 
     Raises:
         InvalidReference: the row was forged or edited.
         ObjectNotFound: the object is gone.
-        VineyardError: the server cannot be reached or started, or refused.
+        VineyardError: the value cannot be made, or the server cannot be reached or started, or refused.
     """
     require_core()
     from vineyard_client import InvalidReference, VineyardError
 
     settings = get_settings()
-    reference = RowReference.parse(row)
+    reference = parse_row(row)
+    if isinstance(reference, RowValue):
+        return _value_in(reference, settings)
     started = time.perf_counter()
     try:
         client = get_client(settings)
@@ -121,6 +161,19 @@ def get(row: object) -> Any:
         reference.ref.id,
         (time.perf_counter() - started) * 1000,
     )
+    return value
+
+
+def _value_in(row: RowValue, settings: Settings) -> object:
+    from vineyard_client import VineyardError, loads
+
+    started = time.perf_counter()
+    try:
+        value = loads(row.content, **_trust(settings))
+    except VineyardError as error:
+        what = f"{row.origin} ({row.type}, put on {row.host} at {row.created}) cannot be read"
+        raise _explained(error, what, _get_hint(error, row.origin, settings)) from error
+    _log_value("get", row, (time.perf_counter() - started) * 1000)
     return value
 
 
@@ -163,8 +216,10 @@ def free(row: object) -> None:
     to free.
     """
     try:
+        reference = parse_row(row)
+        if isinstance(reference, RowValue):
+            return  # it ends with its row
         require_core()
-        reference = RowReference.parse(row)
         if not reference.owned:
             log.debug("%s was passed on by reference, its object stays: %s", reference.origin, reference.ref.id)
             return
@@ -176,6 +231,44 @@ def free(row: object) -> None:
             "An old XCom could not be freed and may still take room in vineyard, until gc --orphans runs there: %s",
             error,
         )
+
+
+def _log_value(verb: str, row: RowValue, milliseconds: float) -> None:
+    """Log the one line for a value that is in its row; what the row says may have been edited."""
+    log.info(
+        "%s %s: %s %s, %d B, inline in the database, %.1f ms",
+        verb,
+        row.origin,
+        printable(row.type, SHOWN_LIMIT),
+        _masked(printable(row.text, SHOWN_LIMIT)),
+        len(row.content),
+        milliseconds,
+    )
+
+
+def _text(value: object, encoded: EncodedValue, origin: Origin) -> str:
+    """Return what people see of a value; without Airflow's masker, which some processes lack, that is no value."""
+    from airflow_provider_vineyard.xcom.shown import text_of  # the backend itself has to be imported fast
+
+    try:
+        masker = version_compat.secrets_masker()
+        return text_of(
+            value,
+            encoded.summary,
+            name=origin.key,
+            redact=masker.redact,
+            is_hidden=masker.should_hide_value_for_key,
+        )
+    except RuntimeError:
+        return encoded.summary
+
+
+def _masked(text: str) -> str:
+    """Return a text without the secrets that are registered with Airflow."""
+    try:
+        return str(version_compat.secrets_masker().redact(text))
+    except RuntimeError:  # a logging configuration of somebody's own, without a masker
+        return text
 
 
 def _own_endpoint(client: Client) -> Optional[str]:

@@ -1,0 +1,228 @@
+"""What people see of a value in its row: plain, short, printable, and nothing that Airflow would mask."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import datetime
+import decimal
+import enum
+import fractions
+import pathlib
+import re
+import uuid
+from typing import Any, Dict, List, NamedTuple, Optional
+
+import pytest
+
+from airflow_provider_vineyard.xcom.shown import text_of
+
+UTC = datetime.timezone.utc
+SECRET = "hunter2"
+
+
+class Pair(NamedTuple):
+    left: Any
+    password: Any = None
+
+
+@dataclasses.dataclass
+class Point:
+    x: Any
+    token: Any = None
+    aside: Any = dataclasses.field(default="never shown", repr=False)
+
+
+@dataclasses.dataclass
+class Reticent:
+    token: str
+
+    def __repr__(self) -> str:
+        return "Reticent(…)"
+
+
+class Colour(enum.Enum):
+    RED = "r"
+
+
+class Access(enum.IntFlag):
+    READ = 1
+    WRITE = 2
+
+
+class Text(str):
+    __slots__ = ()
+
+
+class Bare:
+    def __init__(self) -> None:
+        self.password = "never shown"
+
+
+class Broken:
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+
+class Lines:
+    def __repr__(self) -> str:
+        return "Lines(\n   1,\n   2)"
+
+
+def shown(value: Any, name: Optional[str] = None, summary: str = "a summary") -> str:
+    """Return the line for a value, with a masker such as Airflow's."""
+    return text_of(
+        value,
+        summary,
+        name=name,
+        redact=lambda text: text.replace(SECRET, "***"),
+        is_hidden=lambda name: isinstance(name, str) and bool(re.search("password|token", name)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, "None"),
+        (True, "True"),
+        (6, "6"),
+        (-0.0, "-0.0"),
+        (100.0, "100.0"),
+        (float("nan"), "nan"),
+        (1 + 2j, "(1+2j)"),
+        (2**64, "18446744073709551616"),
+        (-(10**300), "-2**996 and more"),
+        (datetime.date(2024, 1, 1), "2024-01-01"),
+        (datetime.datetime(2024, 1, 1, 12, tzinfo=UTC), "2024-01-01 12:00:00+00:00"),
+        (datetime.timedelta(hours=1), "1:00:00"),
+        (decimal.Decimal("1.50"), "1.50"),
+        (fractions.Fraction(1, 3), "1/3"),
+        (uuid.UUID(int=7), "00000000-0000-0000-0000-000000000007"),
+        (pathlib.PurePosixPath("/srv/data"), "/srv/data"),
+        (Text("plain"), "plain"),
+        (b"a\0b", "b'a\\x00b'"),
+        ((400000, 15), "(400000, 15)"),
+        ((1,), "(1,)"),
+        ((), "()"),
+        ({1}, "{1}"),
+        (frozenset([1]), "frozenset({1})"),
+        ([(1, "a"), datetime.date(2024, 1, 1)], "[(1, 'a'), 2024-01-01]"),
+        ({1: "a", None: {2}}, "{1: 'a', None: {2}}"),
+        (collections.OrderedDict(a=1), "OrderedDict({'a': 1})"),
+        (Colour.RED, "Colour.RED"),
+        (Access.READ, "Access.READ"),
+        (Pair(1, None), "Pair(left=1, password=***)"),
+        (Point(1.5), "Point(x=1.5, token=***)"),
+        ([Point((1, 2))], "[Point(x=(1, 2), token=***)]"),
+        (Reticent("t"), "Reticent(…)"),
+        (Lines(), "Lines( 1, 2)"),
+        (Bare(), "a summary"),
+        ([Bare()], "[<Bare>]"),
+        (Broken(), "a summary"),
+        ((1, Broken()), "a summary"),
+        (ValueError("no"), "ValueError('no')"),
+    ],
+)
+def test_plain(value: Any, expected: str) -> None:
+    """The value as people write it."""
+    if isinstance(value, collections.OrderedDict):
+        assert shown(value) in (expected, "OrderedDict([('a', 1)])")  # before Python 3.12
+    else:
+        assert shown(value) == expected
+
+
+def test_libraries() -> None:
+    """Scalars and small arrays are shown, what has rows by its summary."""
+    numpy = pytest.importorskip("numpy")
+    pandas = pytest.importorskip("pandas")
+    assert shown(numpy.int64(6)) == "6"
+    assert shown(numpy.float64(0.1)) == "0.1"
+    assert shown(numpy.bool_(True)) == "True"
+    assert shown(numpy.str_("task")) == "task"
+    assert shown(numpy.datetime64("2024-01-01")) == "2024-01-01"
+    assert shown((numpy.int64(6), [numpy.float32(0.5)])) == "(6, [0.5])"
+    assert shown(numpy.array([[50, 2], [3, 45]])) == "[[50, 2], [3, 45]]"
+    assert shown(numpy.array(7)) == "7"
+    assert shown(numpy.zeros(201)) == shown(numpy.zeros(2, [("password", "i4")])) == "a summary"
+    assert shown([numpy.zeros(201)]) == "[<ndarray>]"
+    assert shown(pandas.Timestamp("2024-01-01", tz="UTC")) == "2024-01-01 00:00:00+00:00"
+    assert shown(pandas.NaT) == "NaT"
+    assert shown(pandas.NA) == "<NA>"
+    assert shown(pandas.Timedelta("1h")) == "0 days 01:00:00"
+    assert shown(pandas.Interval(0, 1)) == "(0, 1]"
+    assert shown(pandas.Period("2024-01")) == "2024-01"
+    assert shown(pandas.DataFrame({"a": [1]})) == shown(pandas.Series([1])) == "a summary"
+    assert shown(numpy.array([SECRET])) == "['***']"
+
+
+def test_classes_of_libraries() -> None:
+    """What attrs and pydantic are told to hide is hidden."""
+    attrs = pytest.importorskip("attr")
+    cls = attrs.make_class(
+        "Job", {"n": attrs.ib(), "token": attrs.ib(), "aside": attrs.ib(repr=False), "short": attrs.ib(repr=str.upper)}
+    )
+    assert shown(cls(1, "t", "never", "four")) == "Job(n=1, token=***, short=FOUR)"
+    pydantic = pytest.importorskip("pydantic")
+    if not hasattr(pydantic, "field_validator"):
+        pytest.skip("pydantic 1 has another __repr__")
+    model = pydantic.create_model("Login", user=(str, ...), password=(str, ...), key=(pydantic.SecretStr, ...))
+    assert (
+        shown(model(user="ann", password="p", key="k"))
+        == "Login(user='ann', password=***, key=SecretStr('**********'))"
+    )
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        SECRET,
+        SECRET.encode(),
+        [SECRET],
+        {SECRET: 1},
+        {1: {"a": (SECRET,)}},
+        pathlib.PurePosixPath("/x") / SECRET,
+        Point(SECRET),
+        ValueError(SECRET),
+        "x" * 196 + SECRET,
+        ["x" * 193, SECRET],
+        ("x" * 150, "y" * 35, SECRET, SECRET),
+        b"x" * 198 + SECRET.encode(),
+    ],
+)
+def test_secrets(value: Any) -> None:
+    """Nothing of a registered secret is left, wherever it is and wherever the line is cut."""
+    text = shown(value, summary=f"with {SECRET}")
+    assert "hun" not in text and "er2" not in text
+    assert len(text) <= 200
+
+
+@pytest.mark.parametrize("name", ["password", "db_password", "return_value", None])
+def test_what_was_pushed_under_a_hidden_name(name: Optional[str]) -> None:
+    """It is hidden as a whole."""
+    assert shown((1, 2), name=name) == ("***" if name and "password" in name else "(1, 2)")
+
+
+def test_every_character_is_printable() -> None:
+    """Databases, logs and terminals take the line."""
+    assert shown("a\0b\nc\ud800d\x1b[31m\u202e") == "a\\x00b\\nc\\ud800d\\x1b[31m\\u202e"
+    assert shown(("\0\ud800",)).isprintable()
+    assert shown(Bare(), summary="column \ud800\0").isprintable()
+
+
+def test_long_and_deep_values() -> None:
+    """The line is cut, and no time is spent on what does not fit."""
+    cycle: List[Any] = []
+    cycle.append(cycle)
+    assert shown(cycle) == "[[[[[[…]]]]]]"
+    looked: Dict[str, int] = collections.Counter()
+
+    class Counted:
+        def __repr__(self) -> str:
+            looked["at"] += 1
+            return "counted"
+
+    text = shown([Counted() for _ in range(100_000)])
+    assert len(text) == 200 and text.endswith("…")
+    assert looked["at"] < 50
+    assert len(shown("x" * 1_000_000)) == 200
+    assert shown(10**10_000) == "2**33219 and more"
