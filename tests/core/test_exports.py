@@ -29,6 +29,7 @@ PUBLIC = {
     "encode": "",
     "ensure_server": "",
     "loads": "",
+    "parse_size": "",
     "preload": "",
     "stop_server": "",
     **dict.fromkeys(exceptions.__all__, ""),
@@ -151,6 +152,7 @@ RAISES = {
     "ObjectRef.from_json": {"InvalidReference", "UnsupportedVersion"},
     "connect": {"ConnectionFailed", "ServerStartFailed", "ProtocolError", "UnsupportedVersion"},
     "ensure_server": {"ServerStartFailed", "ConnectionFailed", "ValueError"},
+    "parse_size": {"ValueError"},
     "stop_server": {"ConnectionFailed", "ProtocolError", "UnsupportedVersion"},
 }
 

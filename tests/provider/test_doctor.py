@@ -257,6 +257,26 @@ def test_no_room_for_a_value(embedded: Any) -> None:
     assert check.result == FAILED and "no room" in check.found
 
 
+def test_a_server_of_another_size(embedded: Any, options: Callable[..., None]) -> None:
+    """It keeps the size with which it was started, whatever the option says now."""
+    embedded(size="8Mi")
+    assert found()["size"] == Check("size", OK, f"{8 << 20} bytes, as [vineyard] size says")
+    embedded(size="16Mi")
+    check = found()["size"]
+    assert check.result == WARNING and "airflow-vineyard stop" in check.remedy
+    assert check.found == f"The server that runs has {8 << 20} bytes, [vineyard] size says {16 << 20} (16Mi)."
+    embedded(size="16K")
+    assert found()["size"].result == FAILED
+
+
+def test_a_size_for_a_server_of_ones_own(store: Any, options: Callable[..., None]) -> None:
+    """The option has no effect on one that is configured."""
+    assert "size" not in found()
+    options(size="5Gi")
+    check = found()["size"]
+    assert check.result == WARNING and "--size" in check.remedy
+
+
 def test_an_endpoint_without_rpc(store: Any, options: Callable[..., None]) -> None:
     """The option has no effect then."""
     options(rpc_endpoint="worker-1.example.org:9600")

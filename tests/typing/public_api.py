@@ -20,6 +20,7 @@ def clients(path: str) -> None:
     with vc.EmbeddedServer(size=1 << 30) as server:
         assert_type(server.socket, str)
     vc.ensure_server(path, size=None)
+    assert_type(vc.parse_size("1Gi"), int)
     assert_type(vc.stop_server(path), int)
 
 

@@ -34,7 +34,7 @@ from .exceptions import (
     VineyardError,
 )
 from .reference import Draft, ObjectInfo, ObjectRef, StoreStatus
-from .server import EmbeddedServer, connect, ensure_server, stop_server
+from .server import EmbeddedServer, connect, ensure_server, parse_size, stop_server
 
 __all__ = [
     # clients and servers
@@ -42,6 +42,7 @@ __all__ = [
     "EmbeddedServer",
     "connect",
     "ensure_server",
+    "parse_size",
     "preload",
     "stop_server",
     # values as bytes, without a server

@@ -168,7 +168,7 @@ def _server(settings: Settings) -> List[Check]:
         return [Check("server", FAILED, getattr(error, "what", str(error)), remedy)]
     where = "embedded" if settings.embedded else "configured"
     checks = [Check("server", OK, f"vineyardd {status.version}, {where}, {status.connections} clients")]
-    checks += [_memory(status), _endpoint(settings, status)]
+    checks += [_memory(status), *_size(settings, status), _endpoint(settings, status)]
     small = ("a value", len(status.version))
     # Of what Python itself has, a memoryview is mapped; the others are copied, whatever their size.
     mapped = memoryview(bytes(range(256)) * (_MAPPED // 256))
@@ -185,6 +185,29 @@ def _memory(status: StoreStatus) -> Check:
     if limit and used >= _FULL * limit:
         return Check("memory", WARNING, found, "Run gc --orphans, clear what nobody needs, or give vineyardd more.")
     return Check("memory", OK, found)
+
+
+def _size(settings: Settings, status: StoreStatus) -> List[Check]:
+    """Compare the server that runs with the option, if that is set: it has the size with which it was started."""
+    from vineyard_client import parse_size
+
+    if settings.size is None:
+        return []
+    name, limit = "size", status.memory_limit
+    try:
+        wanted = parse_size(settings.size)
+    except ValueError as error:
+        return [Check(name, FAILED, str(error), "Correct [vineyard] size.")]
+    if limit == wanted:
+        return [Check(name, OK, f"{limit} bytes, as [vineyard] size says")]
+    found = f"The server that runs has {limit} bytes, [vineyard] size says {wanted} ({settings.size})."
+    remedy = (
+        "It keeps the size with which it was started: airflow-vineyard stop ends it, and what it stores is gone; the "
+        "next value starts one of the new size."
+        if settings.embedded
+        else "The option is for the embedded server: give vineyardd another --size where it is started, or empty it."
+    )
+    return [Check(name, WARNING, found, remedy)]
 
 
 def _endpoint(settings: Settings, status: StoreStatus) -> Check:
