@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, ClassVar, List
 
 
 class Model:
@@ -36,20 +36,41 @@ class Slotted:
     __slots__ = ("left", "right")
 
 
-class Tree:
-    """Rebuilds itself from checked arguments, as C code does."""
+class Reached:
+    """Has all the methods that a pickle stream can call."""
 
-    def __new__(cls, size: int) -> Tree:
-        """Check the size."""
-        made = super().__new__(cls)
-        made.size = int(size)
-        return made
+    ran: ClassVar[List[str]] = []
 
-    def __reduce__(self) -> Any:
-        return Tree, (self.size,), {"nodes": self.nodes}
+    def __call__(self, *arguments: Any) -> None:
+        self.ran.append("call")
+
+    def append(self, item: Any) -> None:
+        """Take an item."""
+        self.ran.append("append")
+
+    extend = add = append
+
+    def __setitem__(self, key: Any, item: Any) -> None:
+        self.ran.append("item")
+
+
+class Plain:
+    """Has nothing but attributes."""
+
+
+class Deciding:
+    """Does something with its state."""
 
     def __setstate__(self, state: Any) -> None:
-        self.nodes = [state["nodes"], "checked"]
+        os.system(state["command"])
+
+
+class Making(type):
+    """Could do something when an object is made."""
+
+
+class Made(metaclass=Making):
+    """Is of a class that is made by another."""
 
 
 class Stranger:

@@ -306,6 +306,21 @@ def _same_polars(walk: _Comparison, left: Any, right: Any, place: str) -> bool:
     return True
 
 
+def _same_scipy(walk: _Comparison, left: Any, right: Any, place: str) -> bool:
+    if hasattr(left, "leafsize"):  # a neighbour tree, whose nodes hold addresses
+        names: Tuple[str, ...] = ("data", "leafsize", "boxsize")
+    elif hasattr(left, "_updated_ctor_param"):  # a distribution, which makes functions of itself
+        names = ("_updated_ctor_param", "random_state")
+    else:
+        return False
+    for name in names:
+        one, other = (getattr(each, name) for each in (left, right))
+        if callable(one):
+            one, other = one(), other()
+        walk.waiting.append((one, other, f"{place}.{name}"))
+    return True
+
+
 def _same_torch(walk: _Comparison, left: Any, right: Any, place: str) -> bool:
     torch = sys.modules["torch"]
     if not isinstance(left, torch.Tensor):
@@ -328,5 +343,6 @@ _BY_PACKAGE: Dict[str, Callable[[_Comparison, Any, Any, str], bool]] = {
     "numpy": _same_numpy,
     "pyarrow": _same_pyarrow,
     "polars": _same_polars,
+    "scipy": _same_scipy,
     "torch": _same_torch,
 }

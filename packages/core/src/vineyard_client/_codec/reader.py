@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import pickle
 import sys
-from typing import IO, Any, Dict, List, NoReturn, Tuple
+from typing import IO, Any, Callable, Dict, List, NoReturn, Tuple
 
 from vineyard_client.exceptions import ObjectCorrupted, UnsafeType, VineyardError
 
@@ -40,6 +40,11 @@ class Reader:
         self.policy = policy
         self.limit = limit
         self.notes: Dict[Any, Any] = {}
+        # What is done in this order when everything has been read: objects become of their own class, get what state
+        # they set themselves, and are looked at as a whole.
+        self.unveil: List[Callable[[], None]] = []
+        self.later: List[Callable[[], None]] = []
+        self.check: List[Callable[[], None]] = []
         self.operations: Dict[str, Any] = {
             "MAKE": self.make,
             "NEW": self.new,
@@ -121,12 +126,14 @@ class Reader:
         return value
 
     def finish(self) -> None:
-        """Check that nothing was left unfinished, and that no operation got out; then let go of what was read.
+        """Do what had to wait, and check that nothing was left unfinished, and that no operation got out.
 
         Raises:
             ObjectCorrupted: something is unfinished.
             UnsafeType: an operation is part of the value.
         """
+        for step in (*self.unveil, *self.later, *self.check):
+            step()
         for value, maker in self._unfinished.values():
             if table.unfinished[maker][1]:
                 raise damaged(f"a {qualified(type(value))} in it was never filled")
@@ -140,6 +147,8 @@ class Reader:
         self._made.clear()
         self._unfinished.clear()
         self.notes.clear()
+        for steps in (self.unveil, self.later, self.check):
+            steps.clear()
 
     def allows(self, cls: type) -> bool:
         """Tell whether the caller allowed a class; remembered for this value."""

@@ -20,7 +20,6 @@ __all__ = ["MODULES", "table"]
 MODULES: Dict[str, Tuple[str, str]] = {
     "builtins": ("builtin_types", "install"),
     "passive": ("passive_classes", "install"),
-    "trusted": ("trusted", "install"),
     "array": ("standard_library", "install_array"),
     "datetime": ("standard_library", "install_datetime"),
     "decimal": ("standard_library", "install_numbers"),
@@ -36,6 +35,7 @@ MODULES: Dict[str, Tuple[str, str]] = {
     "pyarrow": ("arrow_data", "install"),
     "polars": ("polars_frames", "install"),
     "scipy": ("scipy_sparse", "install"),
+    "sklearn": ("sklearn_models", "install"),
     "torch": ("torch_tensors", "install"),
     "xarray": ("xarray_objects", "install"),
     "pytz": ("time_zones", "install_pytz"),

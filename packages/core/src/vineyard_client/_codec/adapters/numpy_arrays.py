@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Tuple
 from ..ops import FILL, MAKE
 from ..policy import qualified
 from ..writer import reduce_instance
-from . import numpy_dtypes, numpy_random
+from . import numpy_dtypes, numpy_objects, numpy_random
 from .common import damaged, refused
 from .numpy_dtypes import PLAIN, dtype_spec, make_dtype
 
@@ -324,7 +324,7 @@ def _reduce_other(writer: Writer, value: Any) -> Tuple[Any, ...]:
         reduced = numpy_random.reduce(writer, value)
         if reduced is not None:
             return reduced
-    return reduce_instance(writer, value)
+    return numpy_objects.reduce(writer, value)
 
 
 _ATOMS: set[type] = {str, type(None), float, int, bool}
@@ -341,6 +341,7 @@ def install(table: Table) -> None:
     table.bases[np.dtype] = _reduce_dtype
     table.bases[np.ndarray] = _reduce_subclass
     table.bases[np.generic] = _reduce_scalar
+    numpy_objects.install(table)
     table.families["numpy"] = _reduce_other
     table.makers.update(
         {

@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, Dict, Tuple
 
 from ..ops import FILL, MAKE
+from . import scipy_objects
 from .common import damaged
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def install(table: Table) -> None:
     """Declare the formats that this scipy has."""
     sparse: Any = importlib.import_module("scipy.sparse")
     table.load("numpy")
+    scipy_objects.install(table)
     for name in _NAMES:
         cls = getattr(sparse, name, None)
         if cls is not None:

@@ -1,192 +1,429 @@
-"""Packages whose classes are all trusted: an object is made empty and gets its state back, and no function is called.
+"""Whole packages whose plain objects may be stored: an object is made empty and gets its state, and nothing else runs.
 
-``trust("sklearn", reconstructors=[…])`` declares one, in the ``install`` of that package's adapter. From then on
-an object of any class that the package itself defines needs no permission:
+Libraries of models have hundreds of classes, and more with each release; a table of them would be out of date on the
+day it is printed. What makes a class safe to read can be checked instead, at the class:
 
-* It is written as its own ``__reduce_ex__`` takes it apart, and read by ``object.__new__`` (or that of the plain type
-  which it derives from) and by putting attributes, slots and content back; neither ``__new__`` nor ``__setstate__`` nor
-  any other method of the class runs. A reduction that has something else called is refused, with one exception:
-* ``reconstructors`` are exact names, ``module.qualname``, of functions of the package that may be called with any
-  arguments, and of classes whose own ``__new__`` and ``__setstate__`` may run with any: C and Cython code that checks
-  what it gets. Show that for each of them, in a test.
-* ``names`` are exact names of classes and functions of the package that may be values themselves, as attributes of its
-  objects. A class there may be called with anything by whoever can write to the store, so its constructor has to be as
-  harmless as a reconstructor.
+1. It is defined in a part of the package that the adapter names; a module is imported only if it lies there. So no
+   tests, examples, servers or command lines of the package are imported because a stream says so.
+2. It and all its bases are Python classes of such packages, or Python's own plain types: the object comes from
+   ``object.__new__`` (or that of ``dict``, ``list``, ``tuple``, ``str`` …) and never from a ``__new__`` of the library.
+3. None of them has a ``__del__``, or a ``__setstate__`` beyond those that the adapter lists after reading them. The
+   state goes into ``__dict__`` and slots directly, past ``__setattr__`` and properties; content of a plain base goes in
+   by that base's own methods (``makings``).
+4. State is set once, on an object that this stream made.
+5. A pickle stream can call what is on its stack, and append to it. So an object whose class has ``__call__``,
+   ``append``, ``extend``, ``add`` or ``__setitem__`` is an empty shell of another class until the whole value has been
+   read, and no attribute may stand in for these. A function or class is shut away in a ``Held`` until the object that
+   it belongs to takes it as an attribute. What is left that can run is ``__hash__`` and ``__eq__`` of keys.
 
-Never trusted are classes of classes, classes with a ``__del__``, exceptions, what lies in a module of tests or called
-``__main__``, and what a module of the package merely imported from elsewhere.
+What the methods of the object do later, when the reader's code calls them, is the business of the library: it works on
+data of the writer's choice. Where its C code trusts numbers, the adapter lists ``checks``, which look at the finished
+object, after everything that the stream may still change has come to rest.
 """
 
 from __future__ import annotations
 
+import abc
 import copyreg
 import functools
-from typing import TYPE_CHECKING, Any, Dict, FrozenSet, Iterable, NamedTuple, Tuple
+import importlib
+import types
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Tuple
 
-from vineyard_client.exceptions import UnsafeType
+from vineyard_client.exceptions import UnsafeType, UnsupportedVersion
 
-from ..makings import base_of, give
+from ..makings import attributes_of, base_of, give
 from ..ops import FILL, MAKE
-from ..parts import checked, damaged, refused, set_state
-from ..policy import lookup, qualified
-from ..table import table
-from ..writer import own_reduction, reduce_instance
+from ..parts import checked, damaged, refused
+from ..policy import qualified
+from ..writer import own_reduction, reduce_instance, reduce_name
 
 if TYPE_CHECKING:
     from ..reader import Reader
     from ..table import Table
     from ..writer import Writer
 
-__all__ = ["install", "trust"]
+__all__ = ["Held", "Package"]
+
+_HARMLESS_HOMES = frozenset(["abc", "builtins", "collections", "collections.abc", "numbers", "types", "typing"])
+_MODULES_ASIDE = frozenset(["__main__", "conftest", "examples", "setup", "test", "testing", "tests", "_testing"])
+# What the opcodes of a pickle call on an object that is no plain list, set or dict.
+_REACHED = ("append", "extend", "add", "__setitem__")
+# Modules of functions that objects hold because they work with arrays of several libraries.
+_NUMERIC = frozenset(
+    [
+        "numpy",
+        "scipy._lib.array_api_compat.numpy",
+        "scipy._external.array_api_compat.numpy",
+        "sklearn.externals.array_api_compat.numpy",
+        "sklearn.externals._array_api_compat.numpy",
+        "sklearn.utils._array_api._NumPyAPIWrapper",
+    ]
+)
+_TEXTS = frozenset(["__doc__", "__name__"])
+# Types of functions that are written in C: those of numpy, and of Cython.
+_DISPATCHERS = frozenset(["_ArrayFunctionDispatcher", "cython_function_or_method"])
+
+_packages: Dict[str, Package] = {}
+_shells: Dict[type, Any] = {}
+_shelled: Dict[type, Any] = {}
 
 
-class _Trust(NamedTuple):
-    reconstructors: FrozenSet[str]
-    names: FrozenSet[str]
+class Held:
+    """A function, class or module, or a plain container of these, on its way into an attribute; it cannot be called."""
+
+    __slots__ = ("content",)
+
+    def __init__(self, content: Any) -> None:
+        self.content = content
 
 
-_trusted: Dict[str, _Trust] = {}
-_NOT_IN = frozenset(["__main__", "conftest", "test", "tests", "testing", "_testing"])
-
-
-def trust(package: str, *, reconstructors: Iterable[str] = (), names: Iterable[str] = ()) -> None:
-    """Declare that all classes of a package are trusted; see above for what that means.
+class Package:
+    """One library, and what of it may be rebuilt.
 
     Args:
-        package: the top-level package.
-        reconstructors: exact names of its functions that may be called, and of classes that rebuild themselves.
-        names: exact names of its classes and functions that may be values.
+        name: its top-level module.
+        parts: modules of it, with a space between them and without the name in front, in or below which the classes are
+            defined. An empty one (the text begins with a space) is the top-level module itself, not what is below.
+        setters: qualified names of classes whose ``__setstate__`` was read and may run, with a dict.
+        direct: qualified names of classes whose ``__setstate__`` does no more than to update ``__dict__``, or is not
+            needed; it does not run.
+        functions: modules of which any function may be an attribute, named likewise, or ``module:function`` for one.
+        checks: class name -> what looks at a finished object of it, or of a class derived from it, and raises.
+        metaclasses: qualified names of metaclasses, besides Python's own, that do nothing when an object is made.
+        remedy: what to do with objects that are refused.
     """
-    table.load("trusted")
-    _trusted[package] = _Trust(frozenset(reconstructors), frozenset(names))
-    table.families[package] = _reduce
-    table.namers[package] = _reduce_name
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        parts: str,
+        setters: Iterable[str] = (),
+        direct: Iterable[str] = (),
+        functions: str = "",
+        checks: Dict[str, Callable[[Any], None]] | None = None,
+        metaclasses: Iterable[str] = (),
+        remedy: str = "Store the data it stands for instead.",
+    ) -> None:
+        self.name = name
+        self.parts = frozenset(f"{name}.{part}" if part else name for part in parts.split(" "))
+        self.setters = frozenset(setters)
+        self.direct = frozenset(direct)
+        self.functions = frozenset(
+            f"{name}{part}" if part[:1] == ":" else f"{name}.{part}" for part in functions.split()
+        )
+        self.checks = checks or {}
+        self.metaclasses = frozenset(metaclasses)
+        self.remedy = remedy
+        self._objections: Dict[type, str] = {}
+
+    def install(self, table: Table) -> None:
+        """Declare the package: all its objects that no other adapter claims."""
+        _packages[self.name] = self
+        table.families[self.name] = self.reduce
+        table.makers[f"{self.name}.object"] = self.make
+        table.makers[f"{self.name}.function"] = self.make_function
+        table.filler(f"{self.name}.object", _fill, f"{self.name}.object", must=False)
+        table.makers.update({"held": _make_held, "held.module": _make_held_module})
+        table.reducers[Held] = _reduce_held
+
+    # --- what is allowed ------------------------------------------------------------------------------------------
+
+    def covers(self, module: str) -> bool:
+        """Tell whether a module may be imported for a class in it."""
+        words = module.split(".")
+        if _MODULES_ASIDE.intersection(words) or any(word.startswith("test_") for word in words):
+            return False
+        return module in self.parts or any(".".join(words[:length]) in self.parts for length in range(2, len(words)))
+
+    def objection(self, cls: type) -> str:
+        """Say why objects of a class cannot be rebuilt; an empty text if they can."""
+        reason = self._objections.get(cls)
+        if reason is None:
+            reason = self._objections[cls] = self._judge(cls)
+        return reason
+
+    def _judge(self, cls: type) -> str:
+        if type(cls) not in (type, abc.ABCMeta) and qualified(type(cls)) not in self.metaclasses:
+            return f"its class is made by {qualified(type(cls))}"
+        if issubclass(cls, BaseException):
+            return "it is an exception"
+        kind, plain = base_of(cls)
+        for base in cls.__mro__:
+            if base is kind or base.__module__ in _HARMLESS_HOMES:
+                continue
+            package = _packages.get(base.__module__.partition(".")[0])
+            name = qualified(base)
+            if package is None or not package.covers(base.__module__):
+                return f"it derives from {name}" if base is not cls else "that part of the package is not known"
+            setter = vars(base).get("__setstate__")
+            if "__del__" in vars(base):
+                return f"{name} does something when it is let go"
+            if setter is not None and not _of_dataclass(setter) and name not in package.setters | package.direct:
+                return f"{name} does something of its own when its state is set"
+        try:
+            # Python looks at the memory that an object needs, and refuses where C code of the library expects more.
+            if _needs_shell(cls):
+                _unveil(plain.make(_shell(cls)), cls)
+            elif kind is object:
+                plain.make(cls)
+        except TypeError as exc:
+            return f"it cannot be made empty ({exc})"
+        return ""
+
+    def find(self, module: Any, qualname: Any) -> Any:
+        """Return the class or function of a name in a covered module.
+
+        Raises:
+            UnsafeType: it is in none.
+            UnsupportedVersion: it is not there in the installed version.
+        """
+        if type(module) is not str or type(qualname) is not str or not self.covers(module):
+            raise refused(f"it uses {module}.{qualname}, which is no class that this release knows", str(module))
+        try:
+            found: Any = importlib.import_module(module)
+            for position, part in enumerate(qualname.split(".")):
+                if position and not isinstance(found, type):
+                    raise AttributeError(part)
+                found = getattr(found, part)
+        except (ImportError, AttributeError) as exc:
+            version = getattr(importlib.import_module(self.name), "__version__", "")
+            raise UnsupportedVersion(
+                f"The stored value holds a {module}.{qualname}, which {self.name} {version} here does not have.",
+                f"Install the version of {self.name} that wrote it where it is read.",
+            ) from exc
+        if qualified(found) != f"{module}.{qualname}":
+            raise refused(f"what stands under {module}.{qualname} is {qualified(found)}", f"{module}.{qualname}")
+        return found
+
+    def knows(self, function: Any) -> bool:
+        """Tell whether something is a function or class that may be an attribute."""
+        if isinstance(function, type):
+            return not self.objection(function)
+        if not _is_function(function):
+            return False
+        home = function.__module__
+        return f"{home}:{function.__qualname__}" in self.functions or any(
+            f"{home}.".startswith(f"{module}.") for module in self.functions
+        )
+
+    # --- writing --------------------------------------------------------------------------------------------------
+
+    def reduce(self, writer: Writer, value: Any) -> Tuple[Any, ...]:
+        """Write an object of the package."""
+        cls = type(value)
+        reason = self.objection(cls)
+        if reason:
+            try:
+                return reduce_instance(writer, value)
+            except UnsafeType as exc:
+                raise UnsafeType(f"A {qualified(cls)} cannot be stored: {reason}.", self.remedy, exc.name) from exc
+        kind, plain = base_of(cls)
+        if kind is tuple:
+            # Whatever their own reduction repeats: fields and, beside them, attributes.
+            reduced: Any = copyreg.__newobj__, (cls,), attributes_of(value)[0]  # type: ignore[attr-defined]
+        else:
+            reduced = own_reduction(value)
+        function, arguments, state, items, pairs, setter = (*reduced, None, None, None, None)[:6]
+        made = arguments[0] if function in _EMPTY else None
+        if made is not cls or setter is not None or ((items or pairs) is not None and plain.take is None):
+            raise UnsafeType(
+                f"A {qualified(cls)} cannot be stored: it is put together by {qualified(function)}, which this release "
+                "does not know.",
+                self.remedy,
+                qualified(cls),
+            )
+        state = _held_state(state)
+        content = plain.take(value) if plain.take is not None else None
+        head = MAKE, (f"{self.name}.object", cls.__module__, cls.__qualname__, *plain.make_parts(value))
+        if state is None and content is None:
+            return head
+        return (*head, (f"{self.name}.object", (state, content)), None, None, FILL)
+
+    # --- reading --------------------------------------------------------------------------------------------------
+
+    def make(self, reader: Reader, module: Any, qualname: Any, *parts: Any) -> Any:
+        """Make an empty object of a class of the package."""
+        cls = self.find(module, qualname)
+        if not isinstance(cls, type) or self.objection(cls):
+            raise refused(f"{module}.{qualname} is no class that can be rebuilt", f"{module}.{qualname}")
+        kind, plain = base_of(cls)
+        fields = getattr(cls, "_fields", None)
+        if kind is tuple and type(fields) is tuple and len(checked(parts[0], tuple)) != len(fields):
+            raise damaged(f"a {qualname} has another number of fields")
+        if _needs_shell(cls):
+            value = plain.make(_shell(cls), *parts)
+            reader.unveil.append(functools.partial(_unveil, value, cls))
+        else:
+            value = plain.make(cls, *parts)
+        for base in cls.__mro__:
+            package = _packages.get(base.__module__.partition(".")[0])
+            check = package.checks.get(base.__qualname__) if package is not None else None
+            if check is not None:
+                reader.check.append(functools.partial(check, value))
+        return value
+
+    def make_function(self, reader: Reader, module: Any, qualname: Any) -> Held:
+        """Find a function or class, and shut it away."""
+        function = self.find(module, qualname)
+        if not self.knows(function):
+            raise refused(f"{module}.{qualname} is no function that this release knows", f"{module}.{qualname}")
+        return Held(function)
 
 
-def _reduce(writer: Writer, value: Any) -> Tuple[Any, ...]:
-    cls = type(value)
-    if isinstance(value, type) or _why_not(cls) is not None:
-        return reduce_instance(writer, value)
-    reduced = own_reduction(value)
-    if not isinstance(reduced, tuple) or not 2 <= len(reduced) <= 5:
-        raise _own_way(cls, "it pickles in a way of its own")
-    function, arguments, state, items, pairs = (*reduced, None, None, None)[:5]
-    head: Tuple[Any, ...]
-    exact = _is_listed(cls, "reconstructors")
-    base = base_of(cls)[1]
-    if function is copyreg.__newobj__ and arguments[0] is cls:  # type: ignore[attr-defined]
-        parts = tuple(arguments[1:]) if exact else base.make_parts(value)
-        if len(arguments) - 1 > len(parts) or not (exact or _can_be_made(cls)):
-            raise _own_way(cls, "its class has to be made by code of its own")
-        head = "trusted.new", cls.__module__, cls.__qualname__, parts
-    elif function is copyreg._reconstructor and arguments[0] is cls and _can_be_made(cls):  # type: ignore[attr-defined]
-        head = "trusted.new", cls.__module__, cls.__qualname__, base.make_parts(value)
-    elif _is_listed(function, "reconstructors"):
-        head = "trusted.call", function.__module__, function.__qualname__, tuple(arguments)
-    else:
-        writer.name_of(function)  # which may say more about it
-        raise _own_way(cls, f"reading it would have to call {qualified(function)}")
-    if not exact and not _is_plain(state):
-        raise _own_way(cls, "its state is of a form of its own")
-    if (items is not None or pairs is not None) and base.take is None:
-        raise _own_way(cls, "it has items in a way of its own")
-    content = base.take(value) if base.take is not None and not exact else None
-    if state is None and content is None:
-        return MAKE, head
-    return MAKE, head, ("trusted", (state, content)), None, None, FILL
-
-
-def _reduce_name(thing: Any) -> Tuple[Any, ...] | None:
-    return (MAKE, ("trusted.name", thing.__module__, thing.__qualname__)) if _is_listed(thing, "names") else None
-
-
-def _own_way(cls: type, why: str) -> UnsafeType:
-    return UnsafeType(
-        f"A {qualified(cls)} cannot be stored: {why}.", "Store the data it stands for instead.", qualified(cls)
-    )
-
-
-def _is_listed(thing: Any, kind: str) -> bool:
-    module = getattr(thing, "__module__", None)
-    trusted = _trusted.get(module.partition(".")[0]) if isinstance(module, str) else None
-    return trusted is not None and qualified(thing) in getattr(trusted, kind)
-
-
-def _is_plain(state: Any) -> bool:
-    if type(state) is tuple and len(state) == 2:
-        return type(state[0]) in (dict, type(None)) and type(state[1]) is dict
-    return type(state) in (dict, type(None))
-
-
-@functools.lru_cache(maxsize=4096)
-def _can_be_made(cls: type) -> bool:
-    """Tell whether an object can be made past the class's own ``__new__``: C code may not let itself be passed over."""
-    kind, base = base_of(cls)
-    if kind not in (object, dict, list, set):
-        return True
-    try:
-        base.make(cls)
-    except TypeError:
-        return False
-    return True
-
-
-def _why_not(cls: type) -> str | None:
-    if issubclass(cls, (type, BaseException)):
-        return "it is a class of classes or an exception"
-    if any("__del__" in vars(base) for base in cls.__mro__):
-        return "it does something when it is let go"
-    if not _NOT_IN.isdisjoint(cls.__module__.split(".")):
-        return "it belongs to tests"
-    return None
-
-
-def _find(module: Any, qualname: Any, kind: str) -> Any:
-    name = f"{module}.{checked(qualname, str)}"
-    top = checked(module, str).partition(".")[0]
-    table.load(top)
-    trusted = _trusted.get(top)
-    if trusted is None or (kind and name not in getattr(trusted, kind)) or not _NOT_IN.isdisjoint(module.split(".")):
-        raise refused(f"it uses {name}, which nobody trusts", name)
-    found = lookup(module, qualname)
-    if qualified(found) != name:
-        raise refused(f"what stands under the name {name} is {qualified(found)}", name)
-    return found
-
-
-def _make_new(reader: Reader, module: Any, qualname: Any, parts: Any) -> Any:
-    cls = _find(module, qualname, "")
-    if not isinstance(cls, type) or _why_not(cls) is not None:
-        raise refused(f"it makes a {module}.{qualname}", f"{module}.{qualname}")
-    if _is_listed(cls, "reconstructors"):
-        return cls.__new__(cls, *checked(parts, tuple))
-    return base_of(cls)[1].make(cls, *checked(parts, tuple))
-
-
-def _make_call(reader: Reader, module: Any, qualname: Any, arguments: Any) -> Any:
-    return _find(module, qualname, "reconstructors")(*checked(arguments, tuple))
-
-
-def _make_name(reader: Reader, module: Any, qualname: Any) -> Any:
-    return _find(module, qualname, "names")
+_EMPTY = (copyreg.__newobj__, copyreg._reconstructor)  # type: ignore[attr-defined]
 
 
 def _fill(reader: Reader, value: Any, filling: Any) -> None:
+    """Give an object its content and state."""
+    cls = _shelled.get(type(value), type(value))
     state, content = checked(filling, tuple)
-    if _is_listed(type(value), "reconstructors"):
-        set_state(value, state)
-        return
-    if not _is_plain(state):
-        raise damaged(f"the state of a {qualified(type(value))} is a {type(state).__name__}")
-    give(value, *(state if type(state) is tuple else (state, None)))
+    fill = base_of(cls)[1].fill
     if content is not None:
-        fill = base_of(type(value))[1].fill
         if fill is None:
-            raise damaged(f"a {qualified(type(value))} has content")
+            raise damaged(f"a {qualified(cls)} has content")
         fill(value, content)
+    if state is not None:
+        _set_state(reader, value, cls, state)
 
 
-def install(table: Table) -> None:
-    """Declare how objects of trusted packages are read; ``trust`` adds the packages."""
-    table.makers.update({"trusted.new": _make_new, "trusted.call": _make_call, "trusted.name": _make_name})
-    table.filler("trusted", _fill, "trusted.new", "trusted.call", must=False)
+def _set_state(reader: Reader, value: Any, cls: Any, state: Any) -> None:
+    setter = getattr(cls, "__setstate__", None)
+    if setter is not None and _of_dataclass(setter):
+        names = list(cls.__dataclass_fields__)
+        if type(state) is not list or len(state) != len(names):
+            raise damaged(f"a {cls.__qualname__} has another number of fields")
+        fields = dict(zip(names, state))
+        state, setter = ((None, fields) if "__slots__" in vars(cls) else fields), None
+    owner = next((base for base in cls.__mro__ if "__setstate__" in vars(base)), None)
+    if setter is not None and owner is not None and qualified(owner) in _package_of_class(owner).setters:
+        if type(state) is dict:
+            state = _attributes(cls, state)
+        # When everything that it may look at is there.
+        reader.later.append(functools.partial(setter, value, checked(state, dict, tuple)))
+        return
+    slots: Any = None
+    if type(state) is tuple and len(state) == 2:
+        state, slots = state
+    give(value, _attributes(cls, checked(state or {}, dict)), _attributes(cls, checked(slots or {}, dict)))
+
+
+def _attributes(cls: Any, state: Dict[Any, Any]) -> Dict[str, Any]:
+    attributes = {key: _release(item) for key, item in state.items()}
+    for key in attributes:
+        if type(key) is not str or key in _REACHED or (key[:2] == key[-2:] == "__" and key not in _TEXTS):
+            raise refused(f"the state of a {cls.__qualname__} has the attribute {key!r}", qualified(cls))
+    return attributes
+
+
+def _package_of_class(cls: type) -> Package:
+    return _packages[cls.__module__.partition(".")[0]]
+
+
+def _of_dataclass(setter: Any) -> bool:
+    return getattr(setter, "__module__", "") == "dataclasses" and setter.__name__ == "_dataclass_setstate"
+
+
+def _needs_shell(cls: type) -> bool:
+    kind = base_of(cls)[0]
+    return any(getattr(cls, name, None) is not getattr(kind, name, None) for name in _REACHED) or any(
+        "__call__" in vars(base) for base in cls.__mro__
+    )
+
+
+def _shell(cls: Any) -> Any:
+    """Return a class without methods that can be reached, whose objects are laid out in memory like a class's own."""
+    shell = _shells.get(cls)
+    if shell is None:
+        lowest = cls  # the base that decided how the objects are laid out
+        while _layout(lowest.__base__) == _layout(cls):
+            lowest = lowest.__base__
+        parent = lowest.__base__
+        if lowest is base_of(cls)[0]:
+            parent = lowest
+        body: Dict[str, Any] = dict.fromkeys(name for name in (*_REACHED, "__call__") if hasattr(parent, name))
+        if "__slots__" in vars(lowest):
+            body["__slots__"] = vars(lowest)["__slots__"]
+        shell = _shells[cls] = type(parent)(f"shell of a {cls.__name__}", (parent,), body)
+        _shelled[shell] = cls
+    return shell
+
+
+def _layout(cls: Any) -> Tuple[int, ...]:
+    return cls.__basicsize__, cls.__itemsize__, cls.__dictoffset__, cls.__weakrefoffset__
+
+
+def _unveil(value: Any, cls: type) -> None:
+    object.__setattr__(value, "__class__", cls)
+
+
+# --- functions as attributes ------------------------------------------------------------------------------------------
+
+
+def _is_function(thing: Any) -> bool:
+    return isinstance(thing, (types.FunctionType, types.BuiltinFunctionType)) or type(thing).__name__ in _DISPATCHERS
+
+
+def _package_of(function: Any) -> Package | None:
+    """Return the package of a function or class that may be an attribute and can be found under its name, else None."""
+    if not _is_function(function) and not isinstance(function, type):
+        return None
+    package = _packages.get(str(getattr(function, "__module__", "")).partition(".")[0])
+    if package is None or not package.covers(function.__module__) or not package.knows(function):
+        return None
+    if "<" in function.__qualname__:
+        return None
+    return package if package.find(function.__module__, function.__qualname__) is function else None
+
+
+def _held_state(state: Any) -> Any:
+    if type(state) is dict:
+        return {key: _hold(item) for key, item in state.items()}
+    return tuple(map(_held_state, state)) if type(state) is tuple and len(state) == 2 else state
+
+
+def _hold(item: Any) -> Any:
+    """Shut functions of known packages away, in plain containers, too."""
+    kind = type(item)
+    if _package_of(item) is not None or (kind is types.ModuleType and item.__name__ in _NUMERIC):
+        return Held(item)
+    if kind is dict:
+        changed: Any = {key: _hold(inner) for key, inner in item.items()} if len(item) < 100 else item
+        return Held(changed) if any(changed[key] is not item[key] for key in item) else item
+    if kind is list or kind is tuple:
+        changed = kind(map(_hold, item)) if len(item) < 100 else item
+        return Held(changed) if any(new is not old for new, old in zip(changed, item)) else item
+    return item
+
+
+def _release(item: Any) -> Any:
+    if type(item) is not Held:
+        return item
+    content = item.content
+    kind = type(content)
+    if kind is dict:
+        return {key: _release(inner) for key, inner in content.items()}
+    if kind is list or kind is tuple:
+        return kind(map(_release, content))
+    return content
+
+
+def _reduce_held(writer: Writer, held: Held) -> Tuple[Any, ...]:
+    function = held.content
+    if type(function) is types.ModuleType:
+        return MAKE, ("held.module", function.__name__)
+    package = _package_of(function)
+    if package is None:
+        return (MAKE, ("held", function)) if type(function) in (dict, list, tuple) else reduce_name(writer, function)
+    return MAKE, (f"{package.name}.function", function.__module__, function.__qualname__)
+
+
+def _make_held_module(reader: Reader, name: Any) -> Held:
+    if name not in _NUMERIC:
+        raise refused(f"{name!r} is no module that objects hold", str(name))
+    return Held(importlib.import_module(name))
+
+
+def _make_held(reader: Reader, content: Any) -> Held:
+    return Held(checked(content, dict, list, tuple))
