@@ -5,9 +5,8 @@ metadata of subclasses), so its memory layout stays as it was and no column is c
 offsets and scalars use pandas' own reductions, but the class or function in front is replaced by a name of ``NAMES``,
 and the reader looks it up there and nowhere else.
 
-What the reader checks: that blocks are arrays of a known kind and fill the frame (pandas verifies shapes), that state
-is set on objects of these classes only. What it does not check is whether numbers inside arrays make sense together,
-such as codes of a categorical: that would mean reading all of the memory on every ``get``.
+What the reader checks: that blocks are arrays of a known kind, lie in the frame and fill it, each column once; that
+state is set on objects of these classes only; and whatever else pandas' C code takes for granted (``pandas_checks``).
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from vineyard_client.exceptions import UnsafeType, UnsupportedVersion
 from ..ops import FILL, MAKE
 from ..policy import qualified
 from ..writer import own_reduction, reduce_instance
-from . import numpy_arrays
+from . import numpy_arrays, pandas_checks
 from .common import damaged, refused
 
 if TYPE_CHECKING:
@@ -262,6 +261,7 @@ def _unknown(cls: Any) -> UnsafeType:
 
 def _make_index(reader: Reader, name: str, parts: Dict[str, Any]) -> Any:
     cls = _lookup(name, "index")
+    pandas_checks.check_index(name, parts)
     home, function = _REBUILD.get(name, (_BASE, "_new_Index"))
     module = importlib.import_module(home)
     # TimedeltaIndex has a function of its own from 3.1 on.
@@ -270,16 +270,23 @@ def _make_index(reader: Reader, name: str, parts: Dict[str, Any]) -> Any:
 
 
 def _make_call(reader: Reader, name: str, arguments: Tuple[Any, ...]) -> Any:
+    pandas_checks.check_calls(name, arguments)
     return _lookup(name, "call")(*arguments)
 
 
 def _make_new(reader: Reader, name: str) -> Any:
     cls = _lookup(name, "new")
+    # Since 1.3 some arrays are objects of C, which takes for granted that there is memory.
+    backed = _array_in_c()
     for base in cls.__mro__:
         create = vars(base).get("__new__")
         # The constructor in C, past those in Python that want the array's content.
         if isinstance(create, types.BuiltinFunctionType):
-            return create(cls)
+            made = create(cls)
+            if backed is not None and isinstance(made, backed):
+                memory = np.empty(0, pandas_checks.EMPTY.get(name, "O"))
+                backed.__init__(made, memory, memory.dtype)
+            return made
     raise damaged(f"a {name} cannot be made empty")
 
 
@@ -290,9 +297,11 @@ def _fill_state(reader: Reader, value: Any, state: Any) -> None:
     for setter in ("__setstate__", "__setstate_cython__"):
         if hasattr(cls, setter):
             getattr(value, setter)(state)
-            return
-    if state is not None:
-        vars(value).update(state)
+            break
+    else:
+        if state is not None:
+            vars(value).update(state)
+    pandas_checks.check_array(_name(cls), value)
 
 
 def _reduce_arrow_array(writer: Writer, array: Any) -> Tuple[Any, ...]:
@@ -305,6 +314,8 @@ def _fill_attributes(reader: Reader, array: Any, state: Dict[str, Any]) -> None:
     if not _name(type(array)).startswith("Arrow") or "_dtype" in vars(array):
         raise refused(f"it sets attributes of a {qualified(type(array))}", qualified(type(array)))
     vars(array).update(state)
+    if "ChunkedArray" not in [type(part).__name__ for part in state.values()]:
+        raise damaged("an Arrow array of pandas has no chunks")
 
 
 def _reduce_constant(writer: Writer, value: Any) -> Tuple[Any, ...]:
@@ -391,22 +402,30 @@ def _fill_frame(reader: Reader, frame: Any, content: Any) -> None:
     internals = importlib.import_module("pandas.core.internals")
     new_block = _block_function()
     ndim = len(axes)
-    blocks: List[Any] = []
+    arrays: List[Any] = []
     for values, place in parts:
         if type(values) is tuple:
             values = numpy_arrays.unplain(values)
         elif not isinstance(values, (np.ndarray, pd.api.extensions.ExtensionArray)):
             raise damaged(f"a {qualified(type(values))} is a block of a frame")
-        if type(place) is tuple:
-            place = slice(*place)
-        blocks.append(new_block(values, place, ndim))
+        arrays.append((values, place))
+    places = pandas_checks.places_of(arrays, axes)
+    blocks = [new_block(values, place, ndim) for (values, _), place in zip(arrays, places)]
     if ndim == 1:
-        if len(blocks) != 1 or len(blocks[0].values) != len(axes[0]):
-            raise damaged("a series and its index differ in length")
+        if len(blocks) != 1:
+            raise damaged("a series has several blocks")
         manager = internals.SingleBlockManager(blocks[0], axes[0])
     else:
         manager = internals.BlockManager(tuple(blocks), axes, True)  # verify_integrity, once do_integrity_check
     frame.__setstate__({**state, "_mgr": manager})
+
+
+@functools.lru_cache(maxsize=1)
+def _array_in_c() -> Any:
+    try:
+        return importlib.import_module("pandas._libs.arrays").NDArrayBacked
+    except ImportError:
+        return None  # before 1.3
 
 
 @functools.lru_cache(maxsize=1)
@@ -433,6 +452,7 @@ def install(table: Table) -> None:
     pd = importlib.import_module("pandas")
     np = importlib.import_module("numpy")
     table.load("numpy")
+    pandas_checks.load(np)
     table.families["pandas"] = _reduce
     table.reducers[type(pd.NaT)] = table.reducers[type(pd.NA)] = _reduce_constant
     table.reducers[pd.DateOffset] = _reduce_date_offset
