@@ -21,7 +21,7 @@ DEPLOY = PACKAGES / "deploy" / "src"
 
 # Core's layers. A module may import those that stand before its own line, and none that stand on or behind it.
 LAYERS: List[Set[str]] = [
-    {"exceptions", "_version"},
+    {"exceptions", "_version", "_forks"},
     {"ids"},
     {"reference"},
     {"_wire", "_io", "_codec"},
@@ -39,10 +39,10 @@ ONLY: Dict[str, Set[str]] = {
     "ids": {"exceptions"},
     "reference": {"exceptions", "ids"},
     "_wire": {"exceptions", "ids"},
-    "_io": {"exceptions"},
-    "_codec": {"exceptions"},
+    "_io": {"exceptions", "_forks"},
+    "_codec": {"exceptions", "_forks"},
     "encoded": {"_codec"},
-    "_store": {"exceptions", "ids", "reference", "_wire", "_io"},
+    "_store": {"exceptions", "_forks", "ids", "reference", "_wire", "_io"},
     "_calls": {"exceptions", "ids", "reference", "_wire", "_io", "_store", "_native", "_hosts"},
 }
 

@@ -180,7 +180,8 @@ def test_a_value_that_rotted_is_not_brought(servers: Trio) -> None:
     with a.client() as client:
         connection = client._connection()
         blob = objects.find_object(connection, parse_id(ref.id), ref.token).blob
-        place, _ = connection.pin(blob, then=GetData([1]))
+        pin = connection.pin(blob)
+        place, _ = pin.take(then=GetData([1]))
         assert place is not None
         for position, error in ((0, vc.ObjectCorrupted), (16, vc.ObjectCorrupted)):
             fd, offset = connection.store_fd(place), place.offset + position
@@ -191,7 +192,7 @@ def test_a_value_that_rotted_is_not_brought(servers: Trio) -> None:
                     b.do(lambda client, options=options: client.get(ref, **options))
                 assert_empty(b)
             os.pwrite(fd, before, offset)
-        connection.unpin(blob)
+        pin.release()
     assert b.do(lambda client: bool((client.get(ref) == VALUE).all()))
     assert b.do(lambda client: client.delete(ref))
 

@@ -125,7 +125,7 @@ def test_nonsense_in_the_middle(client: vc.Client, server: vc.EmbeddedServer) ->
     ref = client.put(LARGE)
     with WatchedClient(server.socket) as other:
         other.get(ref)
-        stream: Any = other._connection()._stream
+        stream: Any = other._connection().conversation.stream
         stream.stream.send(b"\x02\0\0\0\0\0\0\0{}", Deadline(5))
         with pytest.raises(vc.ServerError):
             other.status()  # gets the answer to what was sent behind its back

@@ -9,7 +9,8 @@ import gc
 import mmap
 import os
 import threading
-from typing import Iterator, List, Sequence
+import weakref
+from typing import Callable, Iterator, List, Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -22,8 +23,7 @@ from vineyard_client._io.mapping import map_private, map_shared, read_exact, wri
 PAGE = mmap.ALLOCATIONGRANULARITY
 
 
-def nothing() -> None:
-    """For mappings whose end does not matter."""
+nothing = None  # for mappings that keep nothing alive
 
 
 @pytest.fixture
@@ -35,13 +35,20 @@ def file() -> Iterator[int]:
 
 
 class Released:
-    """Count how often a mapping was released."""
+    """Count how many owners went."""
 
     def __init__(self) -> None:
         self.times = 0
 
     def __call__(self) -> None:
         self.times += 1
+
+
+class Owner:
+    """What a mapping keeps alive: it calls a function when it goes."""
+
+    def __init__(self, released: Callable[[], object]) -> None:
+        weakref.finalize(self, released).atexit = False
 
 
 # ---- map_private
@@ -78,7 +85,7 @@ def test_a_mapping_needs_no_descriptor(file: int) -> None:
 def test_released_with_the_last_view(file: int) -> None:
     """A mapping lives as long as any view of its memory, however small, and is released once."""
     released = Released()
-    view = map_private(file, 0, PAGE, released)
+    view = map_private(file, 0, PAGE, Owner(released))
     part = view[10:20].cast("B", (2, 5))
     last = memoryview(part)
     view.release()
@@ -95,7 +102,7 @@ def test_released_with_the_last_view(file: int) -> None:
 def test_released_through_other_exporters(file: int) -> None:
     """Objects that export the memory again, as arrays do, keep it too."""
     released = Released()
-    array_ = (ctypes.c_uint16 * 8).from_buffer(map_private(file, 0, 16, released))
+    array_ = (ctypes.c_uint16 * 8).from_buffer(map_private(file, 0, 16, Owner(released)))
     gc.collect()
     assert (released.times, array_[0]) == (0, 0x0100)
     del array_
@@ -122,7 +129,7 @@ def test_released_memory_is_unmapped(file: int) -> None:
 def test_released_from_any_thread(file: int) -> None:
     """Whoever drops the last reference does the work."""
     released: List[int] = []
-    views = [map_private(file, 0, PAGE, lambda: released.append(threading.get_ident()))]
+    views = [map_private(file, 0, PAGE, Owner(lambda: released.append(threading.get_ident())))]
     thread = threading.Thread(target=views.clear)
     thread.start()
     ident = thread.ident
@@ -135,7 +142,7 @@ def test_thousands_of_mappings(file: int) -> None:
     released = Released()
     before = os.dup(file)
     os.close(before)
-    views = [map_private(file, i % (3 * PAGE), 1 + i % PAGE, released) for i in range(5000)]
+    views = [map_private(file, i % (3 * PAGE), 1 + i % PAGE, Owner(released)) for i in range(5000)]
     after = os.dup(file)
     os.close(after)
     assert after == before
@@ -146,15 +153,17 @@ def test_thousands_of_mappings(file: int) -> None:
 
 
 def test_refused_by_the_system(file: int) -> None:
-    """A mapping that the kernel refuses raises with the kernel's reason, and nothing is released."""
+    """A mapping that the kernel refuses raises with the kernel's reason, and keeps nothing."""
     released = Released()
     with pytest.raises(OSError) as caught:
-        map_private(file, 0, 1 << 60, released)
+        map_private(file, 0, 1 << 60, Owner(released))
     assert caught.value.errno == errno.ENOMEM
     with pytest.raises(OSError) as caught:
-        map_private(10_000_000, 0, PAGE, released)
+        map_private(10_000_000, 0, PAGE, Owner(released))
     assert caught.value.errno == errno.EBADF
-    assert released.times == 0
+    del caught
+    gc.collect()
+    assert released.times == 2
 
 
 # ---- map_shared
@@ -163,7 +172,7 @@ def test_refused_by_the_system(file: int) -> None:
 def test_shared_until_it_is_detached(file: int) -> None:
     """Writes into a shared mapping reach the file until it is detached, and only this mapping from then on."""
     released = Released()
-    view, detach = map_shared(file, 100, PAGE, released)
+    view, detach = map_shared(file, 100, PAGE, Owner(released))
     assert bytes(view) == os.pread(file, PAGE, 100)
     view[:3] = b"abc"
     assert os.pread(file, 3, 100) == b"abc"
@@ -178,6 +187,17 @@ def test_shared_until_it_is_detached(file: int) -> None:
     del view, detach
     gc.collect()
     assert released.times == 1
+
+
+def test_detached_with_a_copy(file: int) -> None:
+    """Then the view shows nothing of what is written to the file later, as by a child that shares it."""
+    view, detach = map_shared(file, 100, PAGE, nothing)
+    view[:3] = b"abc"
+    detach(copy=True)
+    os.pwrite(file, b"xyz" + bytes(PAGE), 100)
+    assert bytes(view[:4]) == b"abc" + bytes([103])
+    view[:3] = b"ABC"
+    assert os.pread(file, 3, 100) == b"xyz"
 
 
 # ---- read_exact

@@ -6,15 +6,15 @@ import gc
 import os
 import threading
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import pytest
 from vineyard_testing import UNIT
 from vineyard_testing.processes import fork, in_child, run_python, wait
-from vineyard_testing.streams import REGISTERED, Descriptor, ScriptedStream, got_buffers, memory, payload
+from vineyard_testing.streams import REGISTERED, Descriptor, ScriptedStream, frame, got_buffers, memory, payload
 
 from vineyard_client._io.pinfile import PinFile
-from vineyard_client._store.connection import Connection
+from vineyard_client._store.connection import Connection, Exchange, Pin
 from vineyard_client._wire.messages import (
     CreateBuffer,
     Exists,
@@ -51,7 +51,7 @@ def connected(*steps: Any, rpc: bool = False) -> Connection:
 
 
 def script(connection: Connection) -> ScriptedStream:
-    stream = connection._stream
+    stream = connection.conversation.stream
     assert isinstance(stream, ScriptedStream)
     return stream
 
@@ -80,10 +80,33 @@ def found(store: Optional[int] = None, blob: int = BLOB) -> List[Any]:
     return [got_buffers([places(blob)], fds=[7]), Descriptor(store), NOTHING]
 
 
-def pinned(connection: Connection, blob: int = BLOB) -> Payload:
-    place, _ = connection.pin(blob, GetData([1]))
+def pinned(connection: Connection, blob: int = BLOB) -> Tuple[Pin, Payload]:
+    pin = connection.pin(blob)
+    place, _ = pin.take(GetData([1]))
     assert place is not None
+    return pin, place
+
+
+def placed(connection: Connection, blob: int = BLOB) -> Payload:
+    """Pin a blob for as long as the connection is there."""
+    pin, place = pinned(connection, blob)
+    connection.__dict__.setdefault("kept", []).append(pin)
     return place
+
+
+def mapped(connection: Connection, blob: int = BLOB) -> memoryview:
+    """Return a view, which has what it needs: its pin is given back at once."""
+    pin, place = pinned(connection, blob)
+    try:
+        return connection.map(place, pin)
+    finally:
+        pin.release()
+
+
+def told(connection: Connection) -> None:
+    """Have the server told of what was dropped, as a finalizer does where there is a real socket."""
+    gc.collect()
+    connection.conversation.release_dropped()
 
 
 # ---- registering
@@ -188,8 +211,6 @@ RETIRED = [
     ("the peer hangs up in a reply", [b"\x05\0\0\0\0"], ConnectionFailed),
     ("a second reply is missing", [EXISTS], ConnectionFailed),
     ("time is up", [DeadlineExceeded("too slow")], DeadlineExceeded),
-    ("an interrupt", [KeyboardInterrupt()], KeyboardInterrupt),
-    ("an interrupt in a reply", [b"\x05\0\0\0\0", KeyboardInterrupt()], KeyboardInterrupt),
 ]
 
 
@@ -216,7 +237,7 @@ def test_sending_fails() -> None:
     connection = connected()
     stream = script(connection)
 
-    def broken(data: bytes, deadline: object) -> None:
+    def broken(data: bytes, deadline: object, sent: object) -> None:
         raise ConnectionFailed("broken")
 
     stream.send = broken  # type: ignore[assignment]
@@ -276,7 +297,7 @@ def test_a_call_in_the_middle_of_a_call() -> None:
     refused: List[str] = []
 
     def handler() -> None:
-        for use in (lambda: connection.call(Exists(2)), lambda: connection.pin(BLOB, GetData([1]))):
+        for use in (lambda: connection.call(Exists(2)), lambda: connection.pin(BLOB).take(GetData([1]))):
             with pytest.raises(ConnectionFailed) as caught:
                 use()
             refused.append(str(caught.value))
@@ -304,6 +325,35 @@ def test_a_close_in_the_middle_of_a_call() -> None:
     connection.close()
 
 
+INTERRUPTED = [
+    ("before anything is sent", "send", []),
+    ("before the first reply", None, [KeyboardInterrupt(), EXISTS, SEALED]),
+    ("in a reply", None, [frame(EXISTS)[:5], KeyboardInterrupt(), frame(EXISTS)[5:], SEALED]),
+    ("between two replies", None, [EXISTS, KeyboardInterrupt(), SEALED]),
+    ("in front of a descriptor", None, [{**EXISTS, "fd": 7}, KeyboardInterrupt(), Descriptor(0), SEALED]),
+]
+
+
+@pytest.mark.parametrize("where, steps", [case[1:] for case in INTERRUPTED], ids=[case[0] for case in INTERRUPTED])
+def test_an_interrupted_call(where: Optional[str], steps: List[Any]) -> None:
+    """An exception from outside passes through; what is on its way is finished, and the connection stays in step."""
+    connection = connected(*steps, {**EXISTS, "exists": False})
+    stream = script(connection)
+    if where == "send":
+        stream.ask = stream.send = _interrupted  # type: ignore[method-assign,assignment]
+    asked = Exchange(Exists(1), Seal(2))
+    with pytest.raises(KeyboardInterrupt):
+        connection.run(asked)
+    assert asked.outcomes == ([] if where == "send" else [True, None])
+    stream.__dict__.pop("ask", None), stream.__dict__.pop("send", None)
+    assert connection.usable and connection.call(Exists(3)) is False
+    connection.close()
+
+
+def _interrupted(*arguments: object) -> None:
+    raise KeyboardInterrupt
+
+
 # ---- memory
 
 
@@ -311,9 +361,9 @@ def test_the_store_fd_comes_once(store: int) -> None:
     """The first reply brings the fd, and later ones use it."""
     connection = connected(*found(store), RELEASED, *found(), RELEASED)
     for _ in range(2):
-        place = pinned(connection)
+        pin, place = pinned(connection)
         assert bytes(connection.read(place)) == CONTENT
-        connection.unpin(BLOB)
+        pin.release()
 
 
 def test_fds_behind_an_error(store: int) -> None:
@@ -321,7 +371,7 @@ def test_fds_behind_an_error(store: int) -> None:
     connection = connected({**REFUSED, "fd": 7}, Descriptor(store), *found())
     with pytest.raises(ServerError):
         connection.call(Seal(1))
-    assert bytes(connection.read(pinned(connection))) == CONTENT
+    assert bytes(connection.read(placed(connection))) == CONTENT
 
 
 def test_a_store_fd_that_comes_again(store: int) -> None:
@@ -329,16 +379,20 @@ def test_a_store_fd_that_comes_again(store: int) -> None:
     other = memory((64, b"other"))
     again = got_buffers([payload(OTHER, 64, 5)], fds=[7])
     connection = connected(*found(store), again, Descriptor(other), NOTHING)
-    pinned(connection)
-    assert bytes(connection.read(pinned(connection, OTHER))) == b"other"
+    placed(connection)
+    assert bytes(connection.read(placed(connection, OTHER))) == b"other"
     os.close(other)
 
 
 def test_a_blob_in_unknown_memory() -> None:
     """A blob in memory whose fd never came is the server's mistake: nothing is guessed, the connection is retired."""
     connection = connected(*found())
-    place = pinned(connection)
-    for use in (connection.read, connection.map, lambda place: connection.write(place, [CONTENT])):
+    pin, place = pinned(connection)
+    for use in (
+        connection.read,
+        lambda place: connection.map(place, pin),
+        lambda place: connection.write(place, [CONTENT]),
+    ):
         with pytest.raises(ProtocolError) as caught:
             use(place)
         assert str(caught.value).startswith("scripted placed a blob in memory 7, whose file descriptor it never sent.")
@@ -350,14 +404,14 @@ def test_a_blob_that_is_short(store: int) -> None:
     os.truncate(store, 1000)
     connection = connected(*found(store), EXISTS)
     with pytest.raises(ObjectCorrupted, match=r"The blob at 64\+20000 of scripted is short\."):
-        connection.read(pinned(connection))
+        connection.read(placed(connection))
     assert connection.call(Exists(1))
 
 
 def test_write(store: int) -> None:
     """Chunks are written to where the blob lies, and nowhere else."""
     connection = connected(*found(store))
-    place = pinned(connection)
+    place = placed(connection)
     connection.write(place, [b"a" * 5000, memoryview(b"b" * 15_000)])
     assert os.pread(store, 1 << 16, 0) == bytes(64) + b"a" * 5000 + b"b" * 15_000 + bytes((1 << 16) - 20_064)
 
@@ -366,7 +420,7 @@ def test_writing_too_little_is_our_bug(store: int) -> None:
     """Chunks that do not fill the blob are a mistake of this package, and say so."""
     connection = connected(*found(store))
     with pytest.raises(RuntimeError, match="3 bytes were written into a blob of 20000"):
-        connection.write(pinned(connection), [b"abc"])
+        connection.write(placed(connection), [b"abc"])
 
 
 def test_write_refused_by_the_system(tmp_path: Path) -> None:
@@ -375,7 +429,7 @@ def test_write_refused_by_the_system(tmp_path: Path) -> None:
     with open(tmp_path / "file", "rb") as read_only:
         connection = connected(*found(read_only.fileno()), EXISTS)
         with pytest.raises(ConnectionFailed) as caught:
-            connection.write(pinned(connection), [CONTENT])
+            connection.write(placed(connection), [CONTENT])
     assert str(caught.value) == (
         "Writing 20000 bytes into the memory of scripted failed: Bad file descriptor. "
         "See whether the host has memory left for the store."
@@ -387,15 +441,18 @@ def test_map_refused_by_the_system(store: int) -> None:
     """A mapping that the system refuses says what to do, and the pin stays the caller's to give back."""
     huge = payload(BLOB, 64, 1 << 60, map_size=1 << 61)
     connection = connected(got_buffers([huge], fds=[7]), Descriptor(store), NOTHING, RELEASED)
-    place = pinned(connection)
+    pin, place = pinned(connection)
     with pytest.raises(ConnectionFailed) as caught:
-        connection.map(place)
-    assert str(caught.value) == (
+        connection.map(place, pin)
+    hint = str(caught.value)
+    del caught  # whose frames refer to what is held
+    assert hint == (
         f"The system refused to map {1 << 60} bytes of scripted: Cannot allocate memory. "
-        "Drop values that are no longer needed, or raise vm.max_map_count."
+        "Drop values that are no longer needed, close files, or raise vm.max_map_count."
     )
-    connection.unpin(BLOB)
-    assert types(connection)[-1] == "release_request"
+    pin.release()
+    pin.release()
+    assert types(connection).count("release_request") == 1
 
 
 class ClosingChunks:
@@ -418,7 +475,7 @@ def test_a_pinned_write_never_lands_elsewhere(store: int, tmp_path: Path) -> Non
     victim = tmp_path / "victim"
     victim.write_bytes(b"precious")
     connection = connected(*found(store))
-    place = pinned(connection)
+    pin, place = pinned(connection)
     os.pwrite(store, bytes(len(CONTENT)), 64)
     chunks = ClosingChunks(connection, str(victim))
     connection.write(place, chunks)
@@ -427,7 +484,7 @@ def test_a_pinned_write_never_lands_elsewhere(store: int, tmp_path: Path) -> Non
     assert victim.read_bytes() == b"precious"
     assert os.pread(store, len(CONTENT), 64) == CONTENT
     assert not script(connection).closed
-    connection.unpin(BLOB)
+    pin.release()
     assert script(connection).closed
 
 
@@ -437,10 +494,10 @@ def test_a_pinned_write_never_lands_elsewhere(store: int, tmp_path: Path) -> Non
 def test_pin_and_unpin(store: int) -> None:
     """A pin is one mark, given back once."""
     connection = connected(*found(store), RELEASED)
-    place = pinned(connection)
+    pin, place = pinned(connection)
     assert place == Payload(BLOB, 7, 64, len(CONTENT), 1 << 16)
     assert repr(connection) == "<Connection to scripted, usable, 1 pinned>"
-    connection.unpin(BLOB)
+    pin.release()
     assert repr(connection) == "<Connection to scripted, usable, 0 pinned>"
     assert script(connection).sent[1:] == [
         GetBuffers([BLOB]).message(),
@@ -452,20 +509,20 @@ def test_pin_and_unpin(store: int) -> None:
 def test_pins_are_counted(store: int) -> None:
     """The server knows one mark per blob and connection: it falls with the last pin, not with the first."""
     connection = connected(*found(store), *found(), *found(), RELEASED)
-    for _ in range(3):
-        pinned(connection)
-    connection.unpin(BLOB)
-    connection.unpin(BLOB)
+    pins = [pinned(connection)[0] for _ in range(3)]
+    for pin in (pins[0], pins[0], pins[1]):
+        pin.release()
     assert "release_request" not in types(connection)
-    connection.unpin(BLOB)
+    pins[2].release()
     assert types(connection).count("release_request") == 1
 
 
 def test_a_pin_on_nothing(store: int) -> None:
     """A blob that is gone is no error, and leaves no pin."""
     connection = connected(got_buffers([]), NOTHING, {"code": 12, "message": "no mark"}, EXISTS)
-    place, trees = connection.pin(BLOB, GetData([1]))
-    assert (place, trees) == (None, {})
+    pin = connection.pin(BLOB)
+    assert pin.take(GetData([1])) == (None, {})
+    pin.release()
     assert repr(connection) == "<Connection to scripted, usable, 0 pinned>"
     assert connection.call(Exists(1))
 
@@ -478,8 +535,10 @@ def test_a_refused_pin(store: int, first_refused: bool) -> None:
     else:
         steps = [got_buffers([places()], fds=[7]), Descriptor(store), REFUSED, RELEASED]
     connection = connected(*steps, EXISTS)
+    pin = connection.pin(BLOB)
     with pytest.raises(ServerError, match="code 14"):
-        connection.pin(BLOB, GetData([1]))
+        pin.take(GetData([1]))
+    pin.release()
     assert repr(connection) == "<Connection to scripted, usable, 0 pinned>"
     assert connection.call(Exists(1))
 
@@ -487,38 +546,40 @@ def test_a_refused_pin(store: int, first_refused: bool) -> None:
 def test_a_pin_that_breaks(store: int) -> None:
     """A connection that breaks while it pins keeps nothing open."""
     connection = connected(got_buffers([places()], fds=[7]), Descriptor(store), DeadlineExceeded("slow"))
+    pin = connection.pin(BLOB)
     with pytest.raises(DeadlineExceeded):
-        connection.pin(BLOB, GetData([1]))
+        pin.take(GetData([1]))
+    pin.release()
     assert script(connection).closed
 
 
 def test_map_takes_the_pin_over(store: int) -> None:
     """A mapped view is the blob, is the caller's to change, and gives the pin back when nothing refers to it."""
     connection = connected(*found(store), RELEASED)
-    view = connection.map(pinned(connection))
+    view = mapped(connection)
     assert bytes(view) == CONTENT
     view[:] = bytes(len(CONTENT))
     assert os.pread(store, len(CONTENT), 64) == CONTENT
     part = view[5:10]
     del view
-    gc.collect()
+    told(connection)
     assert "release_request" not in types(connection)
     del part
-    gc.collect()
+    told(connection)
     assert types(connection)[-1] == "release_request"
 
 
 def test_several_views_of_a_blob(store: int) -> None:
     """Each get has a mapping of its own; the mark stays until the last is gone."""
     connection = connected(*found(store), *found(), RELEASED)
-    one, two = connection.map(pinned(connection)), connection.map(pinned(connection))
+    one, two = mapped(connection), mapped(connection)
     one[0] = 255
     assert two[0] == 0
     del one
-    gc.collect()
+    told(connection)
     assert "release_request" not in types(connection)
     del two
-    gc.collect()
+    told(connection)
     assert types(connection).count("release_request") == 1
 
 
@@ -531,22 +592,23 @@ def test_a_view_dropped_in_the_middle_of_a_call(store: int) -> None:
         gc.collect()
 
     connection = connected(*found(store), collector, EXISTS, RELEASED)
-    views.append(connection.map(pinned(connection)))
+    views.append(mapped(connection))
     assert connection.call(Exists(1))
     assert types(connection)[-2:] == ["exists_request", "release_request"]
     assert repr(connection) == "<Connection to scripted, usable, 0 pinned>"
 
 
-def test_a_view_dropped_in_the_middle_of_a_release(store: int) -> None:
-    """Views that die while another's pin is being released are released, too."""
+def test_a_view_dropped_while_others_are_released(store: int) -> None:
+    """What dies while another's mark is being dropped follows with the next call."""
     views: List[memoryview] = []
-    connection = connected(*found(store), *found(blob=OTHER), views.clear, RELEASED, RELEASED)
-    first = connection.map(pinned(connection))
-    views.append(connection.map(pinned(connection, OTHER)))
+    connection = connected(*found(store), *found(blob=OTHER), views.clear, RELEASED, EXISTS, RELEASED)
+    first = mapped(connection)
+    views.append(mapped(connection, OTHER))
     del first
-    gc.collect()
-    assert types(connection)[-2:] == ["release_request", "release_request"]
-    assert {message["object_id"] for message in script(connection).sent[-2:]} == {BLOB, OTHER}
+    told(connection)
+    assert connection.call(Exists(1))
+    assert types(connection)[-3:] == ["release_request", "exists_request", "release_request"]
+    assert {m["object_id"] for m in script(connection).sent if m["type"] == "release_request"} == {BLOB, OTHER}
 
 
 def test_a_view_dropped_by_another_thread_during_a_call(store: int) -> None:
@@ -559,7 +621,7 @@ def test_a_view_dropped_by_another_thread_during_a_call(store: int) -> None:
         thread.join()  # it did not wait for the call to end
 
     connection = connected(*found(store), other_thread, EXISTS, RELEASED)
-    views.append(connection.map(pinned(connection)))
+    views.append(mapped(connection))
     assert connection.call(Exists(1))
     assert types(connection)[-1] == "release_request"
 
@@ -568,20 +630,22 @@ def test_a_release_that_is_refused(store: int, caplog: pytest.LogCaptureFixture)
     """A mark that is gone already, with the blob, is no error for whoever drops a view."""
     caplog.set_level("DEBUG", "vineyard_client")
     connection = connected(*found(store), {"code": 12, "message": "no such object"}, EXISTS)
-    view = connection.map(pinned(connection))
+    view = mapped(connection)
     del view
-    gc.collect()
-    assert "releasing a pin on scripted: vineyardd refused release_request with code 12" in caplog.text
+    told(connection)
     assert connection.call(Exists(1))
+    assert "releasing a pin on scripted: vineyardd refused release_request with code 12" in caplog.text
     connection.close()  # the log record keeps the error, and that the connection
 
 
 def test_a_release_that_breaks(store: int) -> None:
-    """A connection that breaks while a view is dropped is retired; whoever drops the view hears nothing."""
+    """Whoever drops a view hears nothing of a connection that broke; the next call does."""
     connection = connected(*found(store))
-    view = connection.map(pinned(connection))
+    view = mapped(connection)
     del view
-    gc.collect()
+    told(connection)
+    with pytest.raises(ConnectionFailed):
+        connection.call(Exists(1))
     assert not connection.usable and script(connection).closed
 
 
@@ -590,7 +654,7 @@ def test_views_outlive_the_connection(store: int, how: str) -> None:
     """Live views keep the socket, and so the server's marks, of a retired connection; the last one closes it."""
     connection = connected(*found(store), *found(blob=OTHER))
     stream = script(connection)
-    one, two = connection.map(pinned(connection)), connection.map(pinned(connection, OTHER))
+    one, two = mapped(connection), mapped(connection, OTHER)
     if how == "closed":
         connection.close()
     elif how == "broken":
@@ -644,14 +708,14 @@ def test_pins_are_locks_on_the_memory(store: int, pin_files: Callable[[], PinFil
 
     first = found(store)
     connection = connected(*first[:-1], look, first[-1], look, *found(), RELEASED)
-    one = connection.map(pinned(connection))
-    two = connection.map(pinned(connection))
+    one = mapped(connection)
+    two = mapped(connection)
     assert seen == [True, True]
     del one
-    gc.collect()
+    told(connection)
     assert watcher.held_by_others(BLOB)
     del two
-    gc.collect()
+    told(connection)
     assert not watcher.held_by_others(BLOB)
 
 
@@ -663,9 +727,9 @@ def test_in_use(store: int, pin_files: Callable[[], PinFile]) -> None:
     """A blob is in use if the server says so, if somebody else holds it, or if this connection does."""
     pin_files().hold(OTHER)
     connection = connected(*found(store), *[in_use(number == 1) for number in range(4)], RELEASED)
-    pinned(connection)
+    pin, _ = pinned(connection)
     assert connection.in_use([0, 1, OTHER, BLOB]) == [False, True, True, True]
-    connection.unpin(BLOB)
+    pin.release()
     script(connection).expect(in_use(False))
     assert connection.in_use([BLOB]) == [False]
     assert connection.in_use([]) == []
@@ -686,7 +750,7 @@ def test_in_use_without_locks(
     store: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, others: int, expected: bool
 ) -> None:
     """Where the memory cannot be locked, it is in use while anybody else is connected, and the log says so."""
-    monkeypatch.setattr(PinFile, "of", lambda memory: None)
+    monkeypatch.setattr(PinFile, "of", lambda memory, owner: None)
     meta = {"instance_id": 0, "deployment": "local", "memory_usage": 0, "memory_limit": 0, "ipc_connections": others}
     status = {"type": "instance_status_reply", "meta": meta}
     buffers = [got_buffers([places()], fds=[7]), Descriptor(store), RELEASED]
@@ -700,10 +764,10 @@ def test_a_retired_connection_lets_go_of_the_file(store: int, pin_files: Callabl
     """The file is closed with the socket: at once, or with the last view."""
     watcher = pin_files()
     connection = connected(*found(store))
-    view = connection.map(pinned(connection))
+    view = mapped(connection)
     connection.close()
     assert watcher.held_by_others(BLOB)
-    del view
+    del view, connection
     gc.collect()
     assert not watcher.held_by_others(BLOB)
 
@@ -726,52 +790,55 @@ def test_a_child_does_not_talk(store: int) -> None:
     assert connection.usable
 
 
-def test_a_child_abandons(store: int) -> None:
-    """A child closes its copy when it has a connection of its own, but not while inherited views need the marks."""
+def test_a_child_lets_go(store: int) -> None:
+    """A child closes its copy at once, but not while inherited views need the marks."""
     connection = connected(*found(store), EXISTS)
-    connection.abandon()
-    assert connection.usable  # in the process that it belongs to, that is no way to close it
 
     def child() -> None:
-        connection.abandon()
         assert script(connection).closed
 
     assert in_child(child) == 0
-    view = connection.map(pinned(connection))
+    assert connection.usable
+    view = mapped(connection)
 
     def child_with_view() -> None:
-        nonlocal view
-        connection.abandon()
-        assert not script(connection).closed
+        nonlocal view, connection
+        stream = script(connection)
+        assert not connection.usable and not stream.closed
         assert bytes(view) == CONTENT
-        del view
+        del view, connection
         gc.collect()
-        assert script(connection).closed
-        assert types(connection) == ["get_buffers_request", "get_data_request"]
+        assert stream.closed
+        assert [message["type"] for message in stream.sent[1:]] == ["get_buffers_request", "get_data_request"]
 
     assert in_child(child_with_view) == 0
     assert bytes(view) == CONTENT
 
 
-def test_a_parent_keeps_the_marks_that_a_child_inherited(store: int) -> None:
-    """Parent and child share the marks, so the parent does not release those that were there when it forked."""
-    connection = connected(*found(store), *found(blob=OTHER), RELEASED)
-    inherited = connection.map(pinned(connection))
+def test_a_parent_leaves_the_marks_to_a_child(store: int) -> None:
+    """Parent and child share the marks, so the parent drops none: they fall with the last of both.
+
+    Calls that are under way go on; others belong to a new conversation.
+    """
+    connection = connected(*found(store), *found(blob=OTHER), EXISTS)
+    stream = script(connection)
+    inherited = mapped(connection)
+    assert not connection.conversation.leaving
     assert in_child(lambda: None) == 0
-    later = connection.map(pinned(connection, OTHER))
+    assert connection.conversation.leaving and connection.call_all(GetBuffers([OTHER]), GetData([1]), Exists(1))
     del inherited
+    told(connection)
+    assert "release_request" not in types(connection) and not stream.closed
+    del connection
     gc.collect()
-    assert "release_request" not in types(connection)
-    del later
-    gc.collect()
-    assert script(connection).sent[-1] == Release(OTHER).message()
+    assert stream.closed
 
 
 def test_views_pinned_before_the_fork_are_the_childs_too(store: int, pin_files: Callable[[], PinFile]) -> None:
     """The child's view stays valid and marked when the parent closes and drops everything."""
     watcher = pin_files()
     connection = connected(*found(store))
-    view: Optional[memoryview] = connection.map(pinned(connection))
+    view: Optional[memoryview] = mapped(connection)
     go, say = os.pipe()
 
     def child() -> None:
@@ -780,7 +847,7 @@ def test_views_pinned_before_the_fork_are_the_childs_too(store: int, pin_files: 
 
     pid = fork(child)
     connection.close()
-    view = None
+    view = connection = None  # type: ignore[assignment]
     gc.collect()
     assert watcher.held_by_others(BLOB)
     os.write(say, b"!")

@@ -23,19 +23,19 @@ class WatchedClient(Client):
         self.after: Callable[[int, str], None] = _nothing
         super().__init__(socket, **options)
         connect = self._session._connect
-        self._session._connect = lambda: self._watch(connect())  # type: ignore[method-assign]
+        self._session._connect = lambda deadline: self._watch(connect(deadline))  # type: ignore[method-assign]
         self._watch(self._connection())
 
     def _watch(self, connection: Connection) -> Connection:
-        connection._stream = WatchedStream(
-            connection._stream, lambda *step: self.before(*step), lambda *step: self.after(*step)
+        connection.conversation.stream = WatchedStream(
+            connection.conversation.stream, lambda *step: self.before(*step), lambda *step: self.after(*step)
         )
         return connection
 
     @property
     def steps(self) -> int:
         """How many steps the conversation has had."""
-        stream = self._connection()._stream
+        stream = self._connection().conversation.stream
         assert isinstance(stream, WatchedStream)
         return stream.number
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import struct
-from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple, Union
+from typing import Any, Callable, Deque, Dict, Iterable, List, Optional, Tuple, Union
 
 from vineyard_client._io.deadline import Deadline
 from vineyard_client._io.fds import OwnedFD
-from vineyard_client._io.stream import Stream
+from vineyard_client._io.stream import Data, Stream
 from vineyard_client.exceptions import ConnectionFailed, ProtocolError
 
 REGISTERED = {
@@ -47,6 +47,7 @@ class ScriptedStream:
     """
 
     peer = "scripted"
+    place = None
 
     def __init__(self, *steps: Step, registered: Optional[Dict[str, Any]] = REGISTERED) -> None:
         self.steps: List[Step] = [registered, *steps] if registered else list(steps)
@@ -58,14 +59,20 @@ class ScriptedStream:
         """Append to the script."""
         self.steps += steps
 
-    def send(self, data: bytes, deadline: Deadline) -> None:
+    def send(self, data: Data, deadline: Deadline, sent: Optional[Deque[int]] = None) -> None:
         assert not self.closed, "send on a closed stream"
+        if sent is not None:
+            sent.append(len(data))
         while data:
             (length,) = struct.unpack("<Q", data[:8])
-            self.sent.append(json.loads(data[8 : 8 + length]))
+            self.sent.append(json.loads(bytes(data[8 : 8 + length])))
             data = data[8 + length :]
 
-    def receive(self, nbytes: int, deadline: Deadline) -> bytes:
+    def ask(self, data: Data, nbytes: int, deadline: Deadline, sent: Deque[int], box: Deque[bytes]) -> None:
+        self.send(data, deadline, sent)
+        self.receive(nbytes, deadline, box)
+
+    def receive(self, nbytes: int, deadline: Deadline, box: Optional[Deque[bytes]] = None) -> bytes:
         assert not self.closed, "receive on a closed stream"
         while len(self._pending) < nbytes:
             step = self._next()
@@ -73,13 +80,18 @@ class ScriptedStream:
                 raise AssertionError("a file descriptor comes next, and nobody asked for it")
             self._pending += step if isinstance(step, bytes) else frame(step)
         data, self._pending = self._pending[:nbytes], self._pending[nbytes:]
+        if box is not None:
+            box.append(data)
         return data
 
-    def receive_fd(self, deadline: Deadline) -> OwnedFD:
-        step = self._next()
-        if self._pending or not isinstance(step, Descriptor):
+    def receive_fd(self, deadline: Deadline, owner: Optional[OwnedFD] = None) -> OwnedFD:
+        step = None if self._pending else self._next()
+        if not isinstance(step, Descriptor):
             raise ProtocolError("The scripted peer announced a file descriptor and sent none.")
-        return OwnedFD(os.dup(step.fd))
+        return (owner or OwnedFD()).take(os.dup, step.fd)
+
+    def fileno(self) -> int:
+        return -1
 
     def close(self) -> None:
         self.closed = True
@@ -117,30 +129,36 @@ class WatchedStream:
     def peer(self) -> str:
         return self.stream.peer
 
-    def send(self, data: bytes, deadline: Deadline) -> None:
-        self._step("send", lambda: self.stream.send(data, deadline))
+    @property
+    def place(self) -> Optional[Tuple[int, ...]]:
+        return self.stream.place
 
-    def receive(self, nbytes: int, deadline: Deadline) -> bytes:
-        received: bytes = self._step("receive", lambda: self.stream.receive(nbytes, deadline))
+    def send(self, data: Data, deadline: Deadline, sent: Optional[Deque[int]] = None) -> None:
+        self._step("send", lambda: self.stream.send(data, deadline, sent))
+
+    def ask(self, data: Data, nbytes: int, deadline: Deadline, sent: Deque[int], box: Deque[bytes]) -> None:
+        self.send(data, deadline, sent)
+        self.receive(nbytes, deadline, box)
+
+    def receive(self, nbytes: int, deadline: Deadline, box: Optional[Deque[bytes]] = None) -> bytes:
+        received: bytes = self._step("receive", lambda: self.stream.receive(nbytes, deadline, box))
         return received
 
-    def receive_fd(self, deadline: Deadline) -> OwnedFD:
-        received: OwnedFD = self._step("receive_fd", lambda: self.stream.receive_fd(deadline))
+    def receive_fd(self, deadline: Deadline, owner: Optional[OwnedFD] = None) -> OwnedFD:
+        received: OwnedFD = self._step("receive_fd", lambda: self.stream.receive_fd(deadline, owner))
         return received
 
-    def close(self) -> None:
-        self.stream.close()
+    def fileno(self) -> int:
+        return self.stream.fileno()
+
+    def close(self) -> object:
+        return self.stream.close()
 
     def _step(self, name: str, run: Callable[[], Any]) -> Any:
         self.number += 1
         self.before(self.number, name)
         result = run()
-        try:
-            self.after(self.number, name)
-        except BaseException:
-            if isinstance(result, OwnedFD):
-                result.close()
-            raise
+        self.after(self.number, name)
         return result
 
 

@@ -7,28 +7,25 @@ they are kept safe in ``_store.objects``. All methods may be called from any thr
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Type, Union
+from typing import Any, Callable, ContextManager, Dict, Iterator, List, Mapping, Optional, Sequence, Type, Union
 
 from . import _codec
 from ._calls import housekeeping, reading, writing
 from ._calls.session import Session
+from ._forks import generation
 from ._io import mapping
 from ._io.deadline import DEFAULT_TIMEOUT
-from ._store import objects
+from ._io.steps import when_dropped
 from ._store.collect import Collectable
 from ._store.connection import Connection
+from ._store.making import Drafting, Making
 from ._store.meta import ValueMeta, check_labels
 from .encoded import EncodedValue
 from .exceptions import ObjectNotFound
 from .reference import Draft, ObjectInfo, ObjectRef, StoreStatus, number_of
 
 __all__ = ["DEFAULT_TIMEOUT", "Client", "preload"]
-
-
-class _NotInPlace(Exception):
-    """A draft does not lie in the store's memory when it is done."""
 
 
 class Client:
@@ -143,17 +140,24 @@ class Client:
         else:
             token = os.urandom(16) if same_as is None else bytes.fromhex(same_as.token)
             encoded = _codec.encode(value, token=token, **self._trust(allowed_classes))
+        made: List[Making] = []
         try:
-            connection = self._connection()
-            meta = self._meta(connection, encoded, token, labels)
-            ref = writing.put(self._session, connection, meta, encoded.chunks, same_as=other, persistent=persist)
-        finally:
-            encoded.release()
+            try:
+                connection = self._connection()
+                meta = self._meta(connection, encoded, token, labels)
+                ref = writing.put(
+                    self._session, connection, meta, encoded.chunks, same_as=other, persistent=persist, made=made
+                )
+            finally:
+                encoded.release()
+        except BaseException:  # nobody learns of it
+            for making in made:
+                making.undo()
+            raise
         if ref is None:  # it is not the same: a token of its own, then
             return self.put(value, labels=labels, persist=persist, allowed_classes=allowed_classes)
         return ref
 
-    @contextmanager
     def create(
         self,
         like: object,
@@ -161,7 +165,7 @@ class Client:
         labels: Optional[Mapping[str, str]] = None,
         persist: bool = False,
         allowed_classes: Sequence[str] = (),
-    ) -> Iterator[Draft]:
+    ) -> ContextManager[Draft]:
         """Make a value in place: compute straight into the store's memory.
 
         ::
@@ -175,6 +179,10 @@ class Client:
         of the store that it shows without an object is freed by ``collect`` when it is gone. If parts of it do not lie
         in the store when the block ends, because they are small or were replaced, it is put as ``put`` does it.
 
+        A process that is forked in the block shares the memory, and may fill a part of the value before the block ends
+        in the parent. As it can write there for as long as it lives, the value is then put, that is, copied, and what
+        the child writes later reaches nobody. A child that leaves the block itself makes no value.
+
         Args:
             like: a value of the right type and shape, such as ``np.empty(shape)``; what lies in its large buffers is
                 not copied. An integer stands for a plain buffer of that many bytes: then ``draft.value`` is a
@@ -187,36 +195,7 @@ class Client:
             UnsafeType: the value holds a class that readers would not accept.
             StoreFull: there is no room.
         """
-        template = memoryview(bytearray(like)) if type(like) is int else like
-        labels = check_labels(labels)
-        token = os.urandom(16)
-        trust = self._trust(allowed_classes)
-        encoded = _codec.encode(template, token=token, **trust)
-        try:
-            connection = self._connection()
-            meta = self._meta(connection, encoded, token, labels)
-            with suppress(_NotInPlace):
-                with ExitStack() as stack:
-                    number, envelope = writing.with_room(
-                        self._session,
-                        lambda: stack.enter_context(
-                            objects.open_draft(connection, meta, encoded.chunks, encoded.buffers_at)
-                        ),
-                    )
-                    draft = Draft(_codec.decode(envelope, token=token, **trust))
-                    yield draft
-                    filled = _codec.encode(draft.value, token=token, **trust)
-                    try:
-                        if not _codec.lies_in(filled, envelope):
-                            raise _NotInPlace
-                    finally:
-                        filled.release()
-                writing.persist(connection, number, persist)
-                draft.ref = self._session.reference(connection, number, meta)
-                return
-        finally:
-            encoded.release()
-        draft.ref = self.put(draft.value, labels=labels, persist=persist, allowed_classes=allowed_classes)
+        return _Creation(self, like, check_labels(labels), persist, allowed_classes)
 
     def get(self, ref: ObjectRef, *, allowed_classes: Sequence[str] = (), replica: bool = True) -> object:
         """Return the value behind a reference: same type, equal, and the caller's to change.
@@ -355,7 +334,9 @@ class Client:
             labels: only objects that have all of these.
             dry_run: free nothing, only return what would be.
         """
-        return housekeeping.collect(self._session, older_than=older_than, labels=labels, dry_run=dry_run)
+        return housekeeping.collect(
+            self._session, self._connection(), older_than=older_than, labels=labels, dry_run=dry_run
+        )
 
     # ---- life
 
@@ -382,6 +363,86 @@ class Client:
         self, connection: Connection, encoded: _codec.Encoded, token: bytes, labels: Mapping[str, str]
     ) -> ValueMeta:
         return self._session.meta(connection, token, encoded.type_name, encoded.summary, encoded.nbytes, labels)
+
+
+class _Creation(ContextManager[Draft]):
+    """The block of ``Client.create``."""
+
+    def __init__(
+        self, client: Client, like: object, labels: Mapping[str, str], persist: bool, allowed_classes: Sequence[str]
+    ) -> None:
+        self._client = client
+        self._like = like
+        self._labels = labels
+        self._persist = persist
+        self._allowed_classes = allowed_classes
+        self._generation = generation()
+
+    def __enter__(self) -> Draft:
+        """Start the object."""
+        client, like = self._client, self._like
+        template = memoryview(bytearray(like)) if type(like) is int else like
+        self._token = os.urandom(16)
+        self._trust = client._trust(self._allowed_classes)
+        self._encoded = _codec.encode(template, token=self._token, **self._trust)
+        try:
+            self._connection = connection = client._connection()
+            self._meta = client._meta(connection, self._encoded, self._token, self._labels)
+            self._envelope = writing.with_room(client._session, connection, self._start)
+            self._draft = Draft(_codec.decode(self._envelope, token=self._token, **self._trust))
+            return self._draft
+        except BaseException:
+            self._give_up()
+            raise
+
+    def _start(self) -> memoryview:
+        self._drafting = drafting = Drafting(self._connection, self._meta)
+        when_dropped(self, self._connection.debts.adding(drafting))
+        try:
+            return drafting.start(self._encoded.chunks, self._encoded.buffers_at)
+        except BaseException:
+            drafting.undo()
+            raise
+
+    def __exit__(self, kind: Optional[Type[BaseException]], error: object, traceback: object) -> None:
+        """Make the object whole, or undo it."""
+        if self._generation != generation():
+            return  # a child leaves the block; the object is the parent's
+        connection = self._connection = self._connection.until(self._client._session.deadline())
+        self._drafting.go_on(connection)
+        try:
+            if kind is None and self._in_place():
+                self._drafting.finish()
+                writing.persist(connection, self._drafting.number, self._persist)
+                self._draft.ref = self._client._session.reference(connection, self._drafting.number, self._meta)
+                self._encoded.release()
+                return
+        except BaseException:
+            self._give_up()
+            raise
+        self._give_up()
+        if kind is None:
+            self._draft.ref = self._client.put(
+                self._draft.value,
+                labels=self._labels,
+                persist=self._persist,
+                allowed_classes=self._allowed_classes,
+            )
+
+    def _in_place(self) -> bool:
+        if self._drafting.forked:
+            return False
+        filled = _codec.encode(self._draft.value, token=self._token, **self._trust)
+        try:
+            return _codec.lies_in(filled, self._envelope)
+        finally:
+            filled.release()
+
+    def _give_up(self) -> None:
+        drafting: Optional[Drafting] = getattr(self, "_drafting", None)
+        if drafting is not None:
+            drafting.undo()
+        self._encoded.release()
 
 
 def preload() -> None:

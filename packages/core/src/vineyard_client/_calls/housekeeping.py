@@ -9,6 +9,7 @@ from typing import Iterator, List, Mapping, Optional, Union
 
 from .._store import objects
 from .._store.collect import DEAD_WRITER, DELETED, EXPIRED, ORIGINAL_GONE, Candidate, Collectable, plan
+from .._store.connection import Connection
 from .._store.meta import TOMBSTONE, VALUE, check_labels
 from .._wire.messages import DeleteData, InstanceStatus
 from ..exceptions import ObjectCorrupted, ObjectNotFound
@@ -101,17 +102,17 @@ def delete(session: Session, ref: ObjectRef) -> bool:
 
 def collect(
     session: Session,
+    connection: Connection,
     *,
     older_than: Optional[timedelta] = None,
     labels: Optional[Mapping[str, str]] = None,
     dry_run: bool = False,
 ) -> List[Collectable]:
     """Free what nobody needs any more, and return what that was; see ``Client.collect``."""
-    connection = session.connection()
     tombstones = objects.list_objects(connection, TOMBSTONE)
     values = objects.list_objects(connection, VALUE)
     tombstones = objects.orphaned(tombstones, values)
-    gone = session.migration.gone_originals(meta for _, meta in values if meta.origin is not None)
+    gone = session.migration.gone_originals(connection, (meta for _, meta in values if meta.origin is not None))
     writers = objects.incomplete_objects(connection, values)
     unread = set(objects.unread_tombstones(connection, tombstones))
     candidates = [
@@ -136,6 +137,7 @@ def collect(
             if action.reason in (EXPIRED, ORIGINAL_GONE):
                 objects.delete_object(connection, parse_id(action.info.ref.id), action.info.ref.token)
         expired = {action.info.ref.token for action in actions if action.reason == EXPIRED}
-        session.migration.withdraw(meta for _, meta in values if meta.origin is not None and meta.token in expired)
+        replicas = [meta for _, meta in values if meta.origin is not None and meta.token in expired]
+        session.migration.withdraw(connection, replicas)
         session.migration.tidy(connection)
     return actions

@@ -129,4 +129,4 @@ def migrate(session: Session, ref: ObjectRef) -> ObjectRef:
 
 
 def _replicate(session: Session, connection: Connection, ref: ObjectRef) -> int:
-    return writing.with_room(session, lambda: session.migration.replicate(connection, ref))
+    return writing.with_room(session, connection, lambda: session.migration.replicate(connection, ref))

@@ -17,6 +17,7 @@ from .._io.deadline import Deadline
 from .._io.tcp import split_endpoint
 from .._io.unix import UnixStream
 from .._store.connection import Connection
+from .._store.debts import Debts
 from .._store.identity import Identity, identify
 from .._store.meta import ValueMeta
 from .._store.processes import PerProcess
@@ -39,7 +40,7 @@ class Session:
 
     Args:
         socket: path of the IPC socket.
-        timeout: seconds that each exchange with the server may take; None is for ever.
+        timeout: seconds that each call may take; None is for ever.
         username: for a server started with ``--htpasswd``.
         password: likewise.
         endpoint: ``host:port`` to write into references; None is what the instance reports.
@@ -72,36 +73,54 @@ class Session:
         self._starter = starter
         self._identity: Optional[Identity] = None
         self._connections = PerProcess()
+        self._debts = Debts()
 
-    def connection(self) -> Connection:
-        """Return this process's connection, a new one if there is none that works.
+    def deadline(self) -> Deadline:
+        """Return until when a call must be done that begins now."""
+        return Deadline(self._timeout)
+
+    def connection(self, deadline: Optional[Deadline] = None) -> Connection:
+        """Return this process's connection, a new one if there is none that works, for one call.
+
+        Args:
+            deadline: until when all of the call must be done; by default as long from now as ``timeout`` says.
 
         Raises:
             ConnectionFailed: the client is closed, nobody listens, or the credentials are refused.
+            DeadlineExceeded: the time is up.
             ProtocolError: what listens is not vineyardd.
             UnsupportedVersion: the server is too old.
         """
         if self.closed:
             raise ConnectionFailed(f"This client of {self.socket} is closed.", "Make another one with connect().")
-        return self._connections.get(self._connect)
+        deadline = self.deadline() if deadline is None else deadline
+        connection = self._connected(deadline)
+        connection.conversation.release_dropped()
+        self._debts.pay(0)
+        return connection
+
+    def _connected(self, deadline: Deadline) -> Connection:
+        return self._connections.get(lambda: self._connect(deadline), deadline).until(deadline)
 
     def close(self) -> None:
         """Close the connection; values that were read stay valid. Idempotent."""
         self.closed = True
         self._connections.close()
 
-    def _connect(self) -> Connection:
-        deadline = Deadline(self._timeout)
+    def _connect(self, deadline: Deadline) -> Connection:
         try:
             stream = UnixStream.connect(self.socket, deadline)
         except ConnectionFailed:
             if self._starter is None:
                 raise
+            started = time.monotonic()
             self._starter(self.socket)
+            deadline.extend(time.monotonic() - started)  # it has a limit of its own
             stream = UnixStream.connect(self.socket, deadline)
-        connection = Connection(stream, timeout=self._timeout, **self._credentials)
+        connection = Connection(stream, deadline, timeout=self._timeout, **self._credentials)
+        connection.belong(self._debts, self._connected)
         try:
-            self._notice(identify(connection, self._identity))
+            self._notice(identify(connection.until(deadline), self._identity))
         except BaseException:
             connection.close()
             raise

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from typing import Callable, Mapping, Optional, Sequence, TypeVar
+from typing import Callable, List, Mapping, Optional, Sequence, TypeVar
 
-from .._io.deadline import Deadline
 from .._io.pinfile import one_at_a_time
 from .._store import objects
 from .._store.connection import Connection
+from .._store.making import Chunk, Making
 from .._store.meta import ValueMeta
-from .._wire.messages import DeleteData, InstanceStatus, Persist
+from .._wire.messages import InstanceStatus, Persist
 from ..exceptions import StoreFull
 from ..ids import format_id
 from ..reference import ObjectRef
@@ -31,10 +31,11 @@ def put(
     session: Session,
     connection: Connection,
     meta: ValueMeta,
-    chunks: Sequence[objects.Chunk],
+    chunks: Sequence[Chunk],
     *,
     same_as: Optional[int],
     persistent: bool,
+    made: List[Making],
 ) -> Optional[ObjectRef]:
     """Store an envelope and return the reference to it.
 
@@ -45,6 +46,7 @@ def put(
         chunks: the envelope.
         same_as: id of an object that may hold the same envelope, whose memory is shared then.
         persistent: make it visible to every instance of the cluster.
+        made: a list for what is made, which the caller undoes if anything fails from here on.
 
     Returns:
         None if it is not the same as that other object; nothing is stored then.
@@ -53,11 +55,11 @@ def put(
         StoreFull: there is no room; nothing is stored.
     """
     if same_as is not None:
-        number = objects.share_object(connection, meta, same_as, chunks)
+        number = objects.share_object(connection, meta, same_as, chunks, made)
         if number is None:
             return None
     else:
-        number = with_room(session, lambda: objects.write_object(connection, meta, chunks))
+        number = with_room(session, connection, lambda: objects.write_object(connection, meta, chunks, made))
     persist(connection, number, persistent)
     log.debug("put %s: %s, %d bytes", format_id(number), meta.type, meta.size)
     return session.reference(connection, number, meta)
@@ -72,7 +74,7 @@ def put_native(session: Session, value: object, labels: Mapping[str, str], persi
     """
     draft = native_objects().draft(value)
     connection = session.connection()
-    written = with_room(session, lambda: native_objects().write(connection, draft, labels))
+    written = with_room(session, connection, lambda: native_objects().write(connection, draft, labels))
     persist(connection, written.number, persistent)
     log.debug("put %s: %s", format_id(written.number), written.typename)
     return written.info(session.socket, session.advertised(connection)).ref
@@ -85,11 +87,11 @@ def persist(connection: Connection, number: int, wanted: bool) -> None:
     try:
         connection.call(Persist(number))
     except BaseException:
-        objects.discard(connection, DeleteData([number]))
+        objects.discard(connection, number)
         raise
 
 
-def with_room(session: Session, store: Callable[[], Stored]) -> Stored:
+def with_room(session: Session, connection: Connection, store: Callable[[], Stored]) -> Stored:
     """Store something; when the store is full, collect what nobody needs and try again for as long as that helps.
 
     Several writers may find the store full at the same moment. One after the other makes room: the first frees for all,
@@ -100,15 +102,14 @@ def with_room(session: Session, store: Callable[[], Stored]) -> Stored:
         return store()
     except StoreFull as error:
         full = error
-    connection = session.connection()
-    with one_at_a_time(connection.memory, Deadline(connection.timeout)):
+    with one_at_a_time(connection.memory, connection.deadline):
         tries = _TRIES
         while tries and (full.limit is None or full.requested <= full.limit):
             try:
                 return store()
             except StoreFull as error:
                 full = error
-            freed = housekeeping.collect(session)
+            freed = housekeeping.collect(session, connection)
             status = connection.call(InstanceStatus())
             if freed or (full.used is not None and status.memory_used < full.used):
                 continue

@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import importlib
 import sys
-import threading
 from typing import Any, Callable, Dict, FrozenSet, Set, Tuple
 
+from vineyard_client._forks import importing
 from vineyard_client.exceptions import UnsupportedVersion
 
 __all__ = ["Filler", "Maker", "Reducer", "Table", "table"]
@@ -51,7 +51,6 @@ class Table:
         self.values: Dict[type, str] = {}
         self.named: Dict[str, type] = {}
         self._loaded: Set[str] = set()
-        self._lock = threading.RLock()
 
     def value(self, name: str, cls: type) -> None:
         """Let a class be stored as a value under a name of ours."""
@@ -81,7 +80,7 @@ class Table:
         if row is None:
             return False
         if package not in self._loaded:
-            with self._lock:
+            with importing:
                 if package not in self._loaded:
                     module, function = row
                     self._install(package, module, function)

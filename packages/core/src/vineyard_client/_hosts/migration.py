@@ -21,6 +21,7 @@ from contextlib import suppress
 from fnmatch import fnmatchcase
 from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple, TypeVar
 
+from .._io.deadline import Deadline
 from .._store import objects
 from .._store.connection import Connection
 from .._store.meta import ValueMeta
@@ -46,7 +47,8 @@ __all__ = ["Migration"]
 log = logging.getLogger("vineyard_client.migration")
 
 # Seconds to wait for another process that pulls the same value, and bytes per second that it may be expected to manage
-# on top. It fails by itself when its transfer stalls; this is for one that was stopped in the middle.
+# on top, where the call has no deadline. It fails by itself when its transfer stalls; this is for one that was stopped
+# in the middle.
 _CLAIM_TIMEOUT = 600.0
 _SLOWEST = 1e6
 
@@ -102,7 +104,8 @@ class Migration:
         found = self.find(local, ref.token)
         if found:
             return found[0]
-        with self._replicas(local).claim(ref.token, _CLAIM_TIMEOUT + ref.size / _SLOWEST) as claim:
+        wait = _within(local.deadline, _CLAIM_TIMEOUT + ref.size / _SLOWEST)
+        with self._replicas(local).claim(ref.token, wait) as claim:
             found = _verified(local, claim.number, ref.token)
             if found:
                 return found[0]
@@ -137,7 +140,7 @@ class Migration:
         if not self._replicas(local).has(token):
             return False
         try:
-            with self._replicas(local).claim(token, _FORGET_TIMEOUT) as claim:
+            with self._replicas(local).claim(token, _within(local.deadline, _FORGET_TIMEOUT)) as claim:
                 number = claim.number
                 claim.remove()
         except Busy:
@@ -171,7 +174,7 @@ class Migration:
         except ObjectNotFound:
             return False
 
-    def gone_originals(self, replicas: Iterable[ValueMeta]) -> Set[str]:
+    def gone_originals(self, local: Connection, replicas: Iterable[ValueMeta]) -> Set[str]:
         """Return the tokens of those replicas whose originals are known to be gone.
 
         Each host is asked once; one that does not answer is not "gone".
@@ -179,7 +182,7 @@ class Migration:
         gone: Set[str] = set()
         for endpoint, metas in _by_origin(replicas).items():
             try:
-                remote = self._connect(endpoint)
+                remote = self._connect(endpoint, local.deadline)
                 try:
                     there = _trees(remote, list(metas))
                 finally:
@@ -190,11 +193,11 @@ class Migration:
             gone.update(meta.token for number, meta in metas.items() if there.get(number) != meta.token)
         return gone
 
-    def withdraw(self, replicas: Iterable[ValueMeta]) -> None:
+    def withdraw(self, local: Connection, replicas: Iterable[ValueMeta]) -> None:
         """Let originals know that their replicas here are gone; it is only information, so a failure does no harm."""
         for endpoint, metas in _by_origin(replicas).items():
             try:
-                remote = self._connect(endpoint)
+                remote = self._connect(endpoint, local.deadline)
             except VineyardError as error:
                 log.debug("%s still believes in %d replicas here: %s", endpoint, len(metas), error)
                 continue
@@ -215,7 +218,7 @@ class Migration:
         missing: Optional[ObjectNotFound] = None
         for endpoint, known in self._endpoints(local, ref, failures):
             try:
-                remote = self._connect(endpoint, known=known)
+                remote = self._connect(endpoint, local.deadline, known=known)
             except VineyardError as error:
                 failures.append(str(error) if endpoint in str(error) else f"At {endpoint}: {error}")
                 continue
@@ -245,7 +248,7 @@ class Migration:
             "It was deleted, or put where vineyardd has its RPC off: turn that on there and run its task again.",
         )
 
-    def _connect(self, endpoint: str, *, known: bool = False) -> RemoteConnection:
+    def _connect(self, endpoint: str, deadline: Deadline, *, known: bool = False) -> RemoteConnection:
         """Connect to another instance.
 
         A reference may have been forged, so what it names is shown no password unless somebody vouches for it: the
@@ -258,9 +261,9 @@ class Migration:
                 "If it is a host of yours, add it to the peers (VINEYARD_PEERS); else the reference was forged.",
             )
         if listed or known:
-            return RemoteConnection(endpoint, timeout=self._timeout, **self._credentials)
+            return RemoteConnection(endpoint, deadline, timeout=self._timeout, **self._credentials)
         try:
-            return RemoteConnection(endpoint, timeout=self._timeout)
+            return RemoteConnection(endpoint, deadline, timeout=self._timeout)
         except ConnectionFailed as error:
             if self._credentials["username"] and "asks for a user name" in error.what:
                 raise ConnectionFailed(
@@ -282,6 +285,12 @@ class Migration:
             # Once more if the reference names it as well: now it may be told the password.
             if endpoint != ref.endpoint or self._credentials["username"]:
                 yield endpoint, True
+
+
+def _within(deadline: Deadline, seconds: float) -> float:
+    """Return so many seconds, or what is left of the call's time."""
+    remaining = deadline.remaining()
+    return seconds if remaining is None else min(seconds, remaining)
 
 
 def _owners(local: Connection, ref: ObjectRef) -> List[str]:

@@ -15,7 +15,7 @@ from typing import Callable, List, Optional, Sequence
 
 from .._io.deadline import Deadline
 from .._io.tcp import TcpStream
-from .._store.connection import Connection
+from .._store.connection import Connection, Exchange
 from .._wire.messages import GetRemoteBuffers, InstanceStatus, Request
 from ..exceptions import ObjectNotFound, ProtocolError, ServerError
 from ..ids import format_id
@@ -31,6 +31,7 @@ class RemoteConnection(Connection):
 
     Args:
         endpoint: ``host:port`` of its RPC.
+        deadline: when all must be done that it is for; by default after ``timeout``.
         timeout: seconds that each call may take and for which a transfer may stall; None is for ever.
         username: for a server that asks (``--htpasswd``).
         password: likewise.
@@ -42,10 +43,21 @@ class RemoteConnection(Connection):
         UnsupportedVersion: the server is older than this client knows.
     """
 
-    def __init__(self, endpoint: str, *, timeout: Optional[float], username: str = "", password: str = "") -> None:
-        limits = [seconds for seconds in (timeout, _CONNECT_TIMEOUT) if seconds is not None]
+    def __init__(
+        self,
+        endpoint: str,
+        deadline: Optional[Deadline] = None,
+        /,
+        *,
+        timeout: Optional[float],
+        username: str = "",
+        password: str = "",
+    ) -> None:
+        left = timeout if deadline is None else deadline.remaining()
+        limits = [seconds for seconds in (left, _CONNECT_TIMEOUT) if seconds is not None]
         self._tcp = TcpStream.connect(endpoint, Deadline(min(limits)))
-        super().__init__(self._tcp, timeout=timeout, username=username, password=password)
+        super().__init__(self._tcp, deadline, timeout=timeout, username=username, password=password)
+        self._deadline = deadline
 
     @property
     def _marks_can_be_lost(self) -> bool:
@@ -85,21 +97,30 @@ class RemoteConnection(Connection):
         self._fetch(blob, len(target), lambda: self._tcp.receive_into(target, self.timeout))
 
     def _fetch(self, blob: int, nbytes: int, take: Callable[[], None]) -> None:
-        with self._turn:
-            (found,) = self._exchange([GetRemoteBuffers([blob])])
+        self.conversation.turn.run(lambda: self._fetch_in_turn(blob, nbytes, take), self.deadline)
+
+    def _fetch_in_turn(self, blob: int, nbytes: int, take: Callable[[], None]) -> None:
+        asked = Exchange(GetRemoteBuffers([blob]))
+        whole = False
+        try:
+            self.conversation.proceed(asked, self.deadline)
+            (found,) = asked.outcomes
             if found == [] or isinstance(found, ServerError):
+                whole = True
                 # One that is not sealed is code 14 or, since some release, 2 (KeyError).
                 raise ObjectNotFound(
                     f"The blob {format_id(blob)} is gone from {self.peer}, or was never completed.",
                     "It was deleted a moment ago, or its writer was killed: run again what produced it.",
                 )
             if isinstance(found, Exception):
+                whole = True
                 raise found
-            try:
-                sizes = [payload.size for payload in found]
-                if sizes != [nbytes]:
-                    raise ProtocolError(f"{self.peer} offers {sizes} bytes where {nbytes} were asked for.")
+            sizes = [payload.size for payload in found]
+            if sizes != [nbytes]:
+                raise ProtocolError(f"{self.peer} offers {sizes} bytes where {nbytes} were asked for.")
+            with self.moving():
                 take()
-            except BaseException:
-                self._retire()
-                raise
+            whole = True
+        finally:
+            if not whole:  # bytes are still to come that nobody will take
+                self.conversation.retire()

@@ -14,10 +14,12 @@ from dataclasses import replace
 from typing import Callable
 
 from .. import _codec
+from .._io.deadline import Deadline
 from .._store import objects
 from .._store.connection import Connection
+from .._store.making import Making
 from .._store.meta import REPLICA_LABEL, ValueMeta
-from .._wire.messages import CreateData, GetData, Label
+from .._wire.messages import GetData, Label
 from ..exceptions import MigrationFailed, ObjectNotFound, VineyardError
 from ..ids import format_id, parse_id
 from ..reference import ObjectRef
@@ -32,6 +34,9 @@ log = logging.getLogger("vineyard_client.migration")
 # ``LabelObjects`` in ``vineyard_server.cc``). With etcd in between the steps are some ten milliseconds apart, and this
 # does not always help; waiting longer for what is only shown to people would cost more than it is worth.
 _LABEL_PAUSES = (0.0, 0.002)
+
+# Seconds that it all may take: the value is here already, and somebody waits for it.
+_LABEL_TIMEOUT = 1.0
 
 
 def copy_here(local: Connection, remote: RemoteConnection, ref: ObjectRef, record: Callable[[int], None]) -> int:
@@ -55,25 +60,32 @@ def copy_here(local: Connection, remote: RemoteConnection, ref: ObjectRef, recor
     original = objects.find_object(remote, number, ref.token)
     here = local.instance.instance_id
     meta = replace(original, instance_id=here, origin=remote.peer, origin_id=ref.id)
-    copy = local.call(CreateData(meta.tree())) if meta.content is not None else _pull_blob(local, remote, number, meta)
+    making = Making(local, meta)
     try:
-        record(copy)
+        if meta.content is not None:
+            making.store_shared()
+        else:
+            _pull_blob(local, remote, number, making)
+        record(making.number)
     except BaseException:
-        objects.delete_object(local, copy, ref.token)
+        making.undo()
         raise
+    finally:
+        making.let_go()
+    copy = making.number
     log.debug("pulled %s from %s: %d bytes in %.3f s", ref.id, remote.peer, meta.size, time.monotonic() - started)
     label_original(remote, number, local.peer)
     return copy
 
 
-def _pull_blob(local: Connection, remote: RemoteConnection, number: int, meta: ValueMeta) -> int:
-    source = meta.blob
-    with objects.start_object(local, meta) as (copy, meta, payload):
-        remote.fetch_into_file(source, meta.size, local.store_fd(payload), payload.offset)
-        _codec.check(local.peek(payload), token=bytes.fromhex(meta.token))
-        objects.find_object(remote, number, meta.token)
-        objects.finish_object(local, meta)
-    return copy
+def _pull_blob(local: Connection, remote: RemoteConnection, number: int, making: Making) -> None:
+    meta = making.meta
+    making.start()
+    payload = making.payload
+    remote.fetch_into_file(meta.blob, meta.size, local.store_fd(payload), payload.offset)
+    _codec.check(local.peek(payload), token=bytes.fromhex(meta.token))
+    objects.find_object(remote, number, meta.token)
+    making.finish()
 
 
 def read_from(remote: RemoteConnection, ref: ObjectRef) -> memoryview:
@@ -112,11 +124,13 @@ def delete_there(remote: RemoteConnection, ref: ObjectRef) -> bool:
     raise ObjectNotFound(f"{ref.id} is not in {remote.peer}.")
 
 
-def label_original(remote: RemoteConnection, number: int, where: str) -> None:
+def label_original(remote: Connection, number: int, where: str) -> None:
     """Let an original know of its replica here, or with an empty text that it is gone.
 
     It is only information, so a failure does no harm.
     """
+    left = remote.deadline.remaining()
+    remote = remote.until(Deadline(_LABEL_TIMEOUT if left is None else min(_LABEL_TIMEOUT, left)))
     host = os.uname().nodename
     label = Label(number, {REPLICA_LABEL + host: where})
     try:

@@ -32,3 +32,8 @@ class Deadline:
     def expired(self) -> bool:
         """Whether the time is up."""
         return self._at is not None and time.monotonic() >= self._at
+
+    def extend(self, seconds: float) -> None:
+        """Add time that does not count: bytes were moving in it, so nobody was waited for."""
+        if self._at is not None:
+            self._at += seconds

@@ -7,8 +7,11 @@ Who unmaps, and when, decides whether Python can crash: not before the last obje
 A weak reference or a ``__del__`` comes too early, because the garbage collector calls them while the other objects of a
 cycle may still look at the memory, or come back to life. So the memory belongs to an ``mmap.mmap``, which unmaps when
 it is deallocated. It is made anonymous, because with a file it would keep a duplicate of the store's fd, and thousands
-of live values would use up the process's descriptors; then libc's mmap lays the blob over it. (The pin does hang on a
-weak reference: a value that a ``__del__`` brings back to life has lost it, but not its memory.)
+of live values would use up the process's descriptors; then libc's mmap lays the blob over it.
+
+What keeps the range from being used for something else, a pin, belongs to the mapping, as an attribute that is there
+before the memory is. So there is no moment at which a view has memory and no pin. (A value that a ``__del__`` brings
+back to life may have lost its pin to the garbage collector, but not its memory.)
 
 Writing goes through ``pwritev``: no mapping, no page faults. Only who computes in place has a shared mapping, and that
 turns into a private one where it is when the value is whole.
@@ -18,10 +21,10 @@ from __future__ import annotations
 
 import mmap
 import os
-import threading
-import weakref
 from functools import lru_cache
 from typing import TYPE_CHECKING, Callable, Iterable, List, Sequence, Tuple, Union
+
+from .._forks import importing
 
 if TYPE_CHECKING:
     import ctypes
@@ -42,21 +45,15 @@ _MAX_BYTES = 0x7FFFF000
 _COMPARED = 256 * 1024
 
 
-# A child that is forked while another thread imports a module waits for ever when it imports that module, too. So no
-# fork happens while this module imports ctypes, which it does late.
-_importing = threading.RLock()
-os.register_at_fork(before=_importing.acquire, after_in_parent=_importing.release, after_in_child=_importing.release)
-
-
 def preload() -> None:
     """Import what the first mapping needs, ahead of it."""
-    with _importing:
-        _libc()
+    _libc()
 
 
 @lru_cache(maxsize=1)
 def _libc() -> ctypes.CDLL:
-    import ctypes  # 3 ms that a process which only exchanges small values need not pay
+    with importing:
+        import ctypes  # 3 ms that a process which only exchanges small values need not pay
 
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
@@ -64,55 +61,65 @@ def _libc() -> ctypes.CDLL:
     return libc
 
 
-def map_private(fd: int, offset: int, nbytes: int, released: Callable[[], None]) -> memoryview:
+class _Mapping(mmap.mmap):
+    """A mapping that keeps something alive for as long as it is there."""
+
+    __slots__ = ("owner",)
+
+    owner: object
+
+
+def map_private(fd: int, offset: int, nbytes: int, owner: object) -> memoryview:
     """Map a range of a file, copy-on-write, and return it as a writable view of bytes.
 
-    The mapping lives as long as anything refers to the view's memory; then it goes away and ``released`` is called,
-    once, from whichever thread dropped the last reference, possibly in the middle of other code. At interpreter exit
-    that may not happen: the process's end does it.
+    The mapping lives as long as anything refers to the view's memory; then it goes away, in whichever thread dropped
+    the last reference, possibly in the middle of other code.
 
     Args:
         fd: may be closed once this returns.
         offset: where the range starts, in bytes; need not be the start of a page.
         nbytes: its length, above zero.
-        released: must neither raise nor block.
+        owner: what the mapping keeps alive. Nothing that it has as a finalizer may wait, or run Python code.
 
     Raises:
         OSError: the kernel refused, as a rule for want of address space or mappings (vm.max_map_count).
     """
-    view, _ = _map(_PRIVATE, fd, offset, nbytes, released)
+    view, _ = _map(_PRIVATE, fd, offset, nbytes, owner)
     return view
 
 
-def map_shared(
-    fd: int, offset: int, nbytes: int, released: Callable[[], None]
-) -> Tuple[memoryview, Callable[[], None]]:
+def map_shared(fd: int, offset: int, nbytes: int, owner: object) -> Tuple[memoryview, Callable[..., None]]:
     """Map a range of a file so that writes reach the file, and return a view and a function that ends that.
 
     The function makes the mapping private where it is: the view, and whatever refers to its memory, stay valid and
     writable, but from then on writes reach nobody. It must be called before the range may be read by others or used for
-    anything else, and while ``fd`` is open. For the rest see ``map_private``.
+    anything else, and while ``fd`` is open. With ``copy=True`` the view has memory of its own from then on, and shows
+    nothing that is written to the file later, as by a child process that was forked meanwhile and still shares it. For
+    the rest see ``map_private``.
     """
-    view, (address, length, start) = _map(_SHARED, fd, offset, nbytes, released)
+    view, (address, length, start) = _map(_SHARED, fd, offset, nbytes, owner)
 
-    def detach() -> None:
-        _overlay(address, length, _PRIVATE, fd, start)
+    def detach(*, copy: bool = False) -> None:
+        if copy:
+            saved = bytes(view)
+            _overlay(address, length, _PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+            view[:] = saved
+        else:
+            _overlay(address, length, _PRIVATE, fd, start)
 
     return view, detach
 
 
-def _map(
-    flags: int, fd: int, offset: int, nbytes: int, released: Callable[[], None]
-) -> Tuple[memoryview, Tuple[int, int, int]]:
-    with _importing:
-        import ctypes
+def _map(flags: int, fd: int, offset: int, nbytes: int, owner: object) -> Tuple[memoryview, Tuple[int, int, int]]:
+    _libc()  # before anything is mapped: this may import
+    import ctypes
 
     start = offset - offset % mmap.ALLOCATIONGRANULARITY
     length = offset - start + nbytes
-    mapping = mmap.mmap(-1, length, _PRIVATE | mmap.MAP_ANONYMOUS, _PROT)
+    mapping = _Mapping(-1, length, _PRIVATE | mmap.MAP_ANONYMOUS, _PROT)
+    mapping.owner = owner
     address = ctypes.addressof(ctypes.c_char.from_buffer(mapping))
     _overlay(address, length, flags, fd, start)
-    weakref.finalize(mapping, released).atexit = False
     return memoryview(mapping)[offset - start :], (address, length, start)
 
 

@@ -25,11 +25,12 @@ import struct
 import sys
 import time
 from contextlib import contextmanager
-from typing import Iterator, Optional
+from typing import Callable, Iterator, Optional
 
 from ..exceptions import ConnectionFailed
 from .deadline import Deadline
 from .fds import OwnedFD
+from .parting import setting
 
 __all__ = ["PinFile", "one_at_a_time"]
 
@@ -57,16 +58,18 @@ class PinFile:
         self._file = file
 
     @classmethod
-    def of(cls, memory: int) -> Optional[PinFile]:
+    def of(cls, memory: int, owner: Optional[OwnedFD] = None) -> Optional[PinFile]:
         """Open a file of our own on the store's memory; return None where that, or locking it, is not possible.
 
         Args:
             memory: the file descriptor that the server sent; it stays the caller's.
+            owner: who owns ours from the moment when it is there; by default a new one.
         """
         if not sys.platform.startswith("linux"):
             return None
         try:
-            made = cls(OwnedFD(os.open(f"/proc/self/fd/{memory}", os.O_RDONLY | os.O_CLOEXEC)))
+            owner = OwnedFD() if owner is None else owner
+            made = cls(owner.take(os.open, f"/proc/self/fd/{memory}", os.O_RDONLY | os.O_CLOEXEC))
         except OSError as error:
             log.debug("no pins on the store's memory: %s", error.strerror)
             return None
@@ -96,14 +99,17 @@ class PinFile:
         """Take this file's mark from a blob."""
         self._set(fcntl.F_UNLCK, blob)
 
+    def dropping(self, blob: int) -> Callable[[], object]:
+        """Return a function that does ``drop`` where no Python code may run."""
+        return setting(self._file.fd, _F_OFD_SETLK, _lock(fcntl.F_UNLCK, blob))
+
     def held_by_others(self, blob: int) -> bool:
         """Tell whether a blob is marked through another open file."""
-        asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, blob & _OFFSETS, 1, 0)
-        answer = fcntl.fcntl(self._file.fd, _F_OFD_GETLK, asked)
+        answer = fcntl.fcntl(self._file.fd, _F_OFD_GETLK, _lock(fcntl.F_WRLCK, blob))
         return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
 
     def _set(self, kind: int, blob: int) -> None:
-        fcntl.fcntl(self._file.fd, _F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, blob & _OFFSETS, 1, 0))
+        fcntl.fcntl(self._file.fd, _F_OFD_SETLK, _lock(kind, blob))
 
     def close(self) -> None:
         """Close the file; its marks fall unless a forked child has it too. Idempotent."""
@@ -120,24 +126,27 @@ def one_at_a_time(memory: Optional[int], deadline: Deadline) -> Iterator[None]:
         memory: the file descriptor that the server sent, if it has sent one.
         deadline: for waiting.
     """
-    file = None
+    file = OwnedFD()
     if memory is not None and sys.platform.startswith("linux"):
         try:
-            file = OwnedFD(os.open(f"/proc/self/fd/{memory}", os.O_RDWR | os.O_CLOEXEC))
-            while not _lock(file.fd) and not deadline.expired:
+            file.take(os.open, f"/proc/self/fd/{memory}", os.O_RDWR | os.O_CLOEXEC)
+            while not _locked(file.fd) and not deadline.expired:
                 time.sleep(_POLL)
         except OSError as error:
             log.debug("no lock on the store's memory: %s", error.strerror)
     try:
         yield
     finally:
-        if file is not None:
-            file.close()
+        file.close()
 
 
-def _lock(file: int) -> bool:
+def _locked(file: int) -> bool:
     try:
         fcntl.fcntl(file, _F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _ROOM, 1, 0))
     except (BlockingIOError, PermissionError):  # either, says man 2 fcntl
         return False
     return True
+
+
+def _lock(kind: int, blob: int) -> bytes:
+    return _FLOCK.pack(kind, os.SEEK_SET, blob & _OFFSETS, 1, 0)

@@ -13,13 +13,18 @@ import errno
 import os
 import socket
 import struct
+from collections import deque
 from contextlib import contextmanager, suppress
-from typing import Iterator, Optional, Tuple
+from functools import partial
+from itertools import islice
+from typing import Callable, Deque, Iterator, Optional, Tuple
 
 from ..exceptions import ConnectionFailed, DeadlineExceeded, InvalidReference, ProtocolError
 from .deadline import Deadline
-from .fds import OwnedFD
+from .fds import OwnedFD, OwnedPipe
 from .mapping import write_all
+from .steps import keep, when_dropped
+from .stream import Data
 
 __all__ = ["TcpStream", "split_endpoint"]
 
@@ -52,9 +57,12 @@ def split_endpoint(endpoint: str) -> Tuple[str, int]:
 class TcpStream:
     """A connected RPC endpoint."""
 
-    def __init__(self, sock: socket.socket, endpoint: str) -> None:
+    def __init__(self, sock: socket.SocketType, endpoint: str) -> None:
         self._socket = sock
         self._endpoint = endpoint
+        #: Close the socket; idempotent. Written in C, so that a finalizer may call it.
+        self.close: Callable[[], object] = partial(socket.SocketType.close, sock)
+        when_dropped(self, self.close)
 
     @classmethod
     def connect(cls, endpoint: str, deadline: Deadline) -> TcpStream:
@@ -80,21 +88,21 @@ class TcpStream:
             ) from error
         refusal: OSError = socket.timeout("timed out")
         for family, kind, protocol, _, address in addresses:
-            sock: Optional[socket.socket] = None
+            # Owned before it is open; see UnixStream.
+            sock = socket.SocketType.__new__(socket.SocketType)
+            stream = cls(sock, endpoint)
             try:
-                sock = socket.socket(family, kind, protocol)
+                sock.__init__(family, kind, protocol)  # type: ignore[misc]
                 # Zero would mean to not wait at all.
                 sock.settimeout(None if deadline.timeout is None else max(deadline.remaining() or 0, 0.001))
                 sock.connect(address)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                return cls(sock, endpoint)
+                return stream
             except OSError as error:
-                if sock is not None:
-                    sock.close()
+                stream.close()
                 refusal = error
             except BaseException:
-                if sock is not None:
-                    sock.close()
+                stream.close()
                 raise
             if deadline.expired:
                 break
@@ -129,27 +137,48 @@ class TcpStream:
                 f"The connection to vineyardd at {self._endpoint} broke: {_reason(error)}.", _CUT
             ) from error
 
-    def send(self, data: bytes, deadline: Deadline) -> None:
-        """Send all of ``data``."""
-        with self._errors(deadline.timeout):
-            self._socket.settimeout(deadline.remaining())
-            self._socket.sendall(data)
+    @property
+    def place(self) -> Optional[Tuple[int, ...]]:
+        """None: nothing tells one server at an endpoint from another."""
+        return None
 
-    def receive(self, nbytes: int, deadline: Deadline) -> bytes:
-        """Return exactly ``nbytes`` bytes, and take no byte more from the stream."""
-        received = bytearray()
+    def send(self, data: Data, deadline: Deadline, sent: Optional[Deque[int]] = None) -> None:
+        """Send all of ``data``; see ``Stream.send``."""
+        sent = deque() if sent is None else sent
+        rest = memoryview(data)
         with self._errors(deadline.timeout):
-            while len(received) < nbytes:
+            while rest:
+                known = sum(sent)
                 self._socket.settimeout(deadline.remaining())
-                data = self._socket.recv(min(nbytes - len(received), _PIPE))
-                if not data:
-                    raise self._gone()
-                received += data
-        return bytes(received)
+                keep(sent, self._socket.send, rest)
+                rest = rest[sum(sent) - known :]
 
-    def receive_fd(self, deadline: Deadline) -> OwnedFD:
+    def receive(self, nbytes: int, deadline: Deadline, box: Optional[Deque[bytes]] = None) -> bytes:
+        """Return exactly ``nbytes`` bytes; see ``Stream.receive``."""
+        box = deque() if box is None else box
+        before = len(box)
+        missing = nbytes
+        with self._errors(deadline.timeout):
+            while missing:
+                self._socket.settimeout(deadline.remaining())
+                keep(box, self._socket.recv, min(missing, _PIPE))
+                if not box[-1]:
+                    raise self._gone()
+                missing -= len(box[-1])
+        return b"".join(islice(box, before, None))
+
+    def ask(self, data: Data, nbytes: int, deadline: Deadline, sent: Deque[int], box: Deque[bytes]) -> None:
+        """Send a request, then receive the beginning of its answer; see ``Stream.ask``."""
+        self.send(data, deadline, sent)
+        self.receive(nbytes, deadline, box)
+
+    def receive_fd(self, deadline: Deadline, owner: Optional[OwnedFD] = None) -> OwnedFD:
         """Refuse: TCP carries no file descriptors."""
         raise ProtocolError(f"vineyardd at {self._endpoint} announced a file descriptor over TCP.")
+
+    def fileno(self) -> int:
+        """Return -1: there is nothing that is let go of over TCP."""
+        return -1
 
     def receive_into(self, target: memoryview, stall: Optional[float]) -> None:
         """Move the next bytes of the stream into memory of this process until it is full.
@@ -192,11 +221,12 @@ class TcpStream:
         import fcntl
 
         done = 0
+        pipe = OwnedPipe()
         try:
-            reader, writer = os.pipe()
-        except OSError:  # no descriptors left; a copy needs none
-            return 0
-        try:
+            try:
+                reader, writer = pipe.open()
+            except OSError:  # no descriptors left; a copy needs none
+                return 0
             with suppress(PermissionError):  # then the default, 64 KiB, does
                 fcntl.fcntl(writer, _F_SETPIPE_SZ, _PIPE)
             with self._errors(stall):
@@ -217,8 +247,7 @@ class TcpStream:
                     count -= moved
                     done += moved
         finally:
-            os.close(reader)
-            os.close(writer)
+            pipe.close()
         return done
 
     def _wait_in_kernel(self, stall: Optional[float]) -> None:
@@ -254,10 +283,6 @@ class TcpStream:
                 f"{_reason(error)}.",
                 "See whether this host has memory left for the store.",
             ) from error
-
-    def close(self) -> None:
-        """Close the socket; idempotent."""
-        self._socket.close()
 
     def _gone(self) -> ConnectionFailed:
         return ConnectionFailed(

@@ -208,11 +208,12 @@ def _copy(connection: Connection, blobs: List[int]) -> Dict[int, bytearray]:
     """Return copies of those blobs that exist."""
     if not blobs:
         return {}
-    # The server marks what it hands out as in use by this connection, once, however often it is asked for: the count
-    # that keeps the mark for other views of the same blob is the connection's.
-    for blob in blobs:
-        connection.hold(blob)
+    # The server marks what it hands out as in use by this connection, once, however often it is asked for: what keeps
+    # the mark for other views of the same blob is the connection's.
+    pins = [connection.pin(blob) for blob in blobs]
     try:
+        for pin in pins:
+            pin.hold()
         payloads = connection.call(GetBuffers(blobs))
         return {payload.blob: connection.read(payload) for payload in payloads}
     except ServerError as error:
@@ -222,8 +223,8 @@ def _copy(connection: Connection, blobs: List[int]) -> Dict[int, bytearray]:
             f"A part of the object in {connection.peer} is not complete.", "Its writer is still at work, or was killed."
         ) from error
     finally:
-        for blob in blobs:
-            connection.unpin(blob)
+        for pin in pins:
+            pin.release()
 
 
 class _Writer:

@@ -1,9 +1,10 @@
 """Objects on one connection: the order of steps that keeps values whole under deletes, kills and reused ids.
 
-Writing (``write_object``): a small envelope goes into the metadata, in one step. Any other: allocate guard and blob;
+Writing (``Making``): a small envelope goes into the metadata, in one step. Any other: allocate guard and blob;
 seal and pin the guard; store the metadata; write; seal the blob; release both. The
 metadata come before the bytes so that what a killed writer leaves is listed and can be freed. (One killed between
-allocating and storing the metadata, some hundred microseconds, leaves a blob that nothing lists.)
+allocating and storing the metadata, some hundred microseconds, leaves a blob that nothing lists.) A writer that lives
+frees what it began, whatever ended it.
 
 Reading (``open_object``): *find* the object, *pin* its blob, *look again* whether the object is still there.
 
@@ -25,42 +26,26 @@ Every object is told by its token: ids alone may belong to another object since 
 from __future__ import annotations
 
 import logging
-from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
-from .._wire.messages import (
-    BufferReply,
-    CreateBuffer,
-    CreateData,
-    DeleteData,
-    DropBuffer,
-    GetData,
-    InstanceStatus,
-    ListData,
-    Payload,
-    Release,
-    Request,
-    Seal,
-)
+from .._wire.messages import CreateData, DeleteData, GetData, ListData, Payload
 from .._wire.status import CODE_NOT_SEALED
-from ..exceptions import ObjectCorrupted, ObjectNotFound, ServerError, StoreFull, VineyardError
+from ..exceptions import ObjectCorrupted, ObjectNotFound, ServerError, VineyardError
 from ..ids import format_id
-from .connection import Connection
-from .meta import GUARD_SIZE, INLINE_LIMIT, TOMBSTONE, VALUE, ValueMeta
+from .connection import Connection, Pin
+from .making import Chunk, Making
+from .meta import INLINE_LIMIT, TOMBSTONE, VALUE, ValueMeta
 
 __all__ = [
     "delete_object",
     "discard",
     "find_object",
-    "finish_object",
     "incomplete_objects",
     "list_objects",
-    "open_draft",
     "open_object",
     "orphaned",
     "share_object",
-    "start_object",
     "unread_tombstones",
     "write_object",
 ]
@@ -76,137 +61,48 @@ _BATCH = 10_000
 
 _GONE_HINT = "It was deleted, or the server restarted since it was put: run again what produced it."
 
-Chunk = Union[bytes, memoryview]
-
 
 # ---- writing
 
 
-def write_object(connection: Connection, meta: ValueMeta, chunks: Sequence[Chunk]) -> int:
+def write_object(
+    connection: Connection, meta: ValueMeta, chunks: Sequence[Chunk], made: Optional[List[Making]] = None
+) -> int:
     """Store an envelope and return the object's id.
 
     Args:
         connection: where to.
         meta: with neither content nor blobs; ``meta.size`` is the size of the envelope.
         chunks: the envelope.
+        made: a list for what is made, so that the caller can undo it also when this has returned.
 
     Raises:
         StoreFull: there is no room; nothing is left.
     """
-    if meta.size <= INLINE_LIMIT:
-        return connection.call(CreateData(replace(meta, content=b"".join(chunks)).tree()))
-    with start_object(connection, meta) as (number, meta, payload):
-        connection.write(payload, chunks)
-        finish_object(connection, meta)
-    return number
-
-
-@contextmanager
-def start_object(connection: Connection, meta: ValueMeta) -> Iterator[Tuple[int, ValueMeta, Payload]]:
-    """Store the metadata of an object whose blob is written in the block.
-
-    The block writes the blob and calls ``finish_object``; if it raises, the object is freed. Either way the writer lets
-    go of the guard, once.
-
-    Yields:
-        The object's id, the metadata with the blobs' ids, and the place of the blob.
-
-    Raises:
-        StoreFull: there is no room; nothing is left.
-    """
-    guard, blob = _allocate(connection, meta.size)
-    meta = replace(meta, blob=blob.id, guard=guard.id)
-    connection.hold(guard.id)
-    cleanup: List[Request[None]] = [DropBuffer(guard.id), DropBuffer(blob.id)]
+    making = Making(connection, meta)
+    if made is not None:
+        made.append(making)
     try:
-        _, number = connection.call_all(Seal(guard.id), CreateData(meta.tree()))
-        cleanup = [DeleteData([number])]
-        yield number, meta, blob.payload
+        if meta.size <= INLINE_LIMIT:
+            making.store_inline(b"".join(chunks))
+        else:
+            making.start()
+            connection.write(making.payload, chunks)
+            making.finish()
+        return making.number
     except BaseException:
-        discard(connection, *cleanup)
+        making.undo()
         raise
     finally:
-        connection.unpin(guard.id)
+        making.let_go()
 
 
-@contextmanager
-def open_draft(
-    connection: Connection, meta: ValueMeta, chunks: Sequence[Chunk], buffers_at: int
-) -> Iterator[Tuple[int, memoryview]]:
-    """Store an object whose buffers the caller fills in place.
-
-    What describes the value is written; its buffers are not, but the view that this yields shares memory with the store
-    until the block ends. Then the object is made whole, or deleted if the block raised, and the view turns into a
-    private one, which stays valid and pins the blob: a tombstone keeps the memory of a deleted one.
-
-    Args:
-        connection: where to.
-        meta: as for ``write_object``.
-        chunks: the envelope.
-        buffers_at: where in it the buffers begin.
-
-    Yields:
-        The object's id and a view of its envelope.
-
-    Raises:
-        StoreFull: there is no room; nothing is left.
-    """
-    with start_object(connection, meta) as (number, meta, payload):
-        position = 0
-        for chunk in chunks:
-            if position < buffers_at or not isinstance(chunk, memoryview):
-                connection.write_at(payload, position, chunk)
-            position += len(chunk)
-        view, detach = connection.map_draft(payload)
-        try:
-            yield number, view
-        except BaseException:
-            detach()
-            # Sealed, so that its memory is kept for as long as the view pins it, but only when nobody can find it.
-            discard(connection, CreateData(meta.tree(TOMBSTONE)), DeleteData([number]), Seal(meta.blob))
-            raise
-        detach()  # before anybody can read the object
-        connection.call(Seal(meta.blob))
-
-
-def finish_object(connection: Connection, meta: ValueMeta) -> None:
-    """Make an object whole: from now on it can be read."""
-    sealed, _ = connection.outcomes(Seal(meta.blob), Release(meta.blob))  # the mark may be lost already: _io.pinfile
-    if isinstance(sealed, VineyardError):
-        raise sealed
-
-
-def discard(connection: Connection, *cleanup: Request[Any]) -> None:
-    """Free what a failed step left; where that fails too, an object stays that can be collected."""
-    if not connection.usable:
-        return
+def discard(connection: Connection, number: int) -> None:
+    """Free an object that nobody knows of yet; where that fails, it stays until it is collected, or deleted by hand."""
     try:
-        connection.call_all(*cleanup)
+        connection.renewed(1.0).call(DeleteData([number]))
     except VineyardError as error:
-        log.warning("an unfinished object stays in %s until it is collected: %s", connection.peer, error)
-
-
-def _allocate(connection: Connection, nbytes: int) -> Tuple[BufferReply, BufferReply]:
-    """Return a guard and an unsealed blob."""
-    outcomes = connection.outcomes(CreateBuffer(GUARD_SIZE), CreateBuffer(nbytes))
-    refusals = [outcome for outcome in outcomes if isinstance(outcome, VineyardError)]
-    if not refusals:
-        return outcomes[0], outcomes[1]
-    discard(connection, *[DropBuffer(outcome.id) for outcome in outcomes if outcome not in refusals])
-    if not isinstance(refusals[0], StoreFull):
-        raise refusals[0]
-    status = connection.call(InstanceStatus())
-    hint = "Delete what nobody needs (vineyard-client list), or give vineyardd a larger --size."
-    if nbytes > status.memory_limit:
-        hint = "The value is larger than the whole store: give vineyardd a larger --size."
-    raise StoreFull(
-        f"The store at {connection.peer} has no room for {nbytes} bytes: "
-        f"{status.memory_used} of {status.memory_limit} are in use.",
-        hint,
-        requested=nbytes,
-        used=status.memory_used,
-        limit=status.memory_limit,
-    ) from refusals[0]
+        log.warning("an unfinished object stays in %s: %s", connection.peer, error)
 
 
 # ---- reading
@@ -248,22 +144,26 @@ def open_object(connection: Connection, number: int, token: str) -> memoryview:
         ObjectNotFound: there is no such object, or it is not complete.
         ObjectCorrupted: its metadata make no sense.
     """
-    meta, payload = _pin_object(connection, number, token)
-    if payload is None:
-        return memoryview(bytearray(meta.content or b""))
-    mapped = False
+    meta = find_object(connection, number, token)
+    if meta.content is not None:
+        return memoryview(bytearray(meta.content))
+    pin = connection.pin(meta.blob)
     try:
+        payload = _look_again(pin, connection, number, token)
         if payload.size <= COPY_LIMIT:
             return memoryview(connection.read(payload))
-        view = connection.map(payload)
-        mapped = True
-        return view
+        return connection.map(payload, pin)
     finally:
-        if not mapped:
-            connection.unpin(meta.blob)
+        pin.release()
 
 
-def share_object(connection: Connection, meta: ValueMeta, number: int, chunks: Sequence[Chunk]) -> Optional[int]:
+def share_object(
+    connection: Connection,
+    meta: ValueMeta,
+    number: int,
+    chunks: Sequence[Chunk],
+    made: Optional[List[Making]] = None,
+) -> Optional[int]:
     """Store an object with the blob of another one, if that is there and holds the same envelope.
 
     Either can be deleted without the other: the server frees a blob with the last object that has it.
@@ -273,32 +173,41 @@ def share_object(connection: Connection, meta: ValueMeta, number: int, chunks: S
         meta: as for ``write_object``, with the token of the other object.
         number: the other object's id.
         chunks: the envelope.
+        made: as for ``write_object``.
 
     Returns:
         The new object's id; None if there is nothing to share, which goes for small objects, too.
     """
     try:
-        other, payload = _pin_object(connection, number, meta.token)
+        other = find_object(connection, number, meta.token)
     except ObjectNotFound:
         return None
-    if payload is None:
+    # A replica goes when its original does, a value of this host does not.
+    if other.content is not None or other.origin is not None or other.size != meta.size:
         return None
+    pin = connection.pin(other.blob)
+    making = Making(connection, replace(meta, blob=other.blob, guard=other.guard))
+    if made is not None:
+        made.append(making)
     try:
-        # A replica goes when its original does, a value of this host does not.
-        if other.origin is not None or payload.size != meta.size or not connection.holds(payload, chunks):
+        payload = _look_again(pin, connection, number, meta.token)
+        if payload.size != meta.size or not connection.holds(payload, chunks):
             return None
-        return connection.call(CreateData(replace(meta, blob=other.blob, guard=other.guard).tree()))
+        making.store_shared()
+        return making.number
+    except ObjectNotFound:
+        return None
+    except BaseException:
+        making.undo()
+        raise
     finally:
-        connection.unpin(other.blob)
+        pin.release()
 
 
-def _pin_object(connection: Connection, number: int, token: str) -> Tuple[ValueMeta, Optional[Payload]]:
-    """Return an object's metadata and the place of its blob, pinned; None for one whose envelope is in its metadata."""
-    meta = find_object(connection, number, token)
-    if meta.content is not None:
-        return meta, None
+def _look_again(pin: Pin, connection: Connection, number: int, token: str) -> Payload:
+    """Pin an object's blob and return its place, if the object is still there."""
     try:
-        payload, trees = connection.pin(meta.blob, then=GetData([number]))
+        payload, trees = pin.take(then=GetData([number]))
     except ServerError as error:
         if error.code != CODE_NOT_SEALED:
             raise
@@ -306,13 +215,10 @@ def _pin_object(connection: Connection, number: int, token: str) -> Tuple[ValueM
             f"{format_id(number)} in {connection.peer} is not complete.",
             "Its writer is still at work, or was killed: run again what produced it.",
         ) from error
-    if payload is None:
-        raise _not_there(connection, number)
     # What an object is never changes: it is enough that it is still this one.
-    if trees.get(number, {}).get("token") != token:
-        connection.unpin(meta.blob)
+    if payload is None or trees.get(number, {}).get("token") != token:
         raise _not_there(connection, number)
-    return meta, payload
+    return payload
 
 
 # ---- deleting

@@ -1,55 +1,77 @@
 """One connection of a client for each process, across forks.
 
-A connection is made when it is first needed, and again after it broke. A forked child gets its own.
-
-What must not be shared with a child is kept by process id: the connection, and the lock that guards making it, which
-another thread may have held when the process forked.
+A connection is made when it is first needed, and again after it broke. A forked child gets its own. The parent gets
+another one as well if the child has views that rely on the old one's marks; that closes with the parent's last view.
 """
 
 from __future__ import annotations
 
-import os
-import threading
-from typing import Callable, Dict, Optional
+import weakref
+from typing import Callable, Optional, Set
 
+from .._forks import in_child, in_parent
+from .._io.deadline import Deadline
+from .._io.turn import Turn
 from .connection import Connection
 
 __all__ = ["PerProcess"]
 
-
-class _Slot:
-    """What one process has."""
-
-    def __init__(self) -> None:
-        # One that a signal handler may take again in the middle of connecting.
-        self.lock = threading.RLock()
-        self.connection: Optional[Connection] = None
+_all: Set[weakref.ref[PerProcess]] = set()
 
 
 class PerProcess:
-    """The connections of one client."""
+    """The connections of one client, of which this process has one."""
 
     def __init__(self) -> None:
-        self._slots: Dict[int, _Slot] = {}
+        self._connection: Optional[Connection] = None
+        self._turn = Turn("the client to connect")
+        _all.add(weakref.ref(self, _all.discard))
 
-    def get(self, connect: Callable[[], Connection]) -> Connection:
-        """Return this process's connection; call ``connect`` for one if there is none that works."""
-        pid = os.getpid()
-        mine = self._slots.get(pid)
-        if mine is None:
-            # setdefault is one step for the interpreter: the first threads of a child may all come here at once.
-            mine = self._slots.setdefault(pid, _Slot())
-            for other in [other for other in self._slots if other != pid]:
-                inherited = self._slots.pop(other, None)
-                if inherited and inherited.connection:
-                    inherited.connection.abandon()
-        with mine.lock:
-            if mine.connection is None or not mine.connection.usable:
-                mine.connection = connect()
-            return mine.connection
+    def get(self, connect: Callable[[], Connection], deadline: Deadline) -> Connection:
+        """Return this process's connection; call ``connect`` for one if there is none that works.
+
+        Raises:
+            DeadlineExceeded: other threads tried to connect for all of the time.
+        """
+        connection = self._connection
+        if connection is not None and connection.usable and not connection.conversation.leaving:
+            return connection
+        return self._turn.run(lambda: self._connected(connect), deadline)
+
+    def _connected(self, connect: Callable[[], Connection]) -> Connection:
+        connection = self._connection
+        if connection is None or not connection.usable or connection.conversation.leaving:
+            # Closed, if nothing holds it, before another descriptor is needed.
+            self._connection = connection = None
+            self._connection = connection = connect()
+        return connection
 
     def close(self) -> None:
         """Close this process's connection."""
-        mine = self._slots.pop(os.getpid(), None)
-        if mine and mine.connection:
-            mine.connection.close()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def forked(self) -> None:
+        """In a parent: let go of a connection whose marks a child relies on."""
+        if self._connection is not None and self._connection.conversation.leaving:
+            self._connection = None
+
+    def inherited(self) -> None:
+        """In a child: have nothing yet, and a lock that nobody holds."""
+        self._connection = None
+        self._turn = Turn("the client to connect")
+
+
+def _everywhere(action: Callable[[PerProcess], None]) -> Callable[[], None]:
+    def run() -> None:
+        for reference in tuple(_all):
+            one = reference()
+            if one is not None:
+                action(one)
+
+    return run
+
+
+in_parent(_everywhere(PerProcess.forked))
+in_child(_everywhere(PerProcess.inherited))

@@ -1,0 +1,294 @@
+"""Objects in the making: who owns what the server makes for them, at every moment, until they are whole or gone.
+
+Read ``objects`` for the order of the steps, and why it is that one.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
+
+from .._forks import forks
+from .._io.deadline import Deadline
+from .._wire.messages import (
+    BufferReply,
+    CreateBuffer,
+    CreateData,
+    DeleteData,
+    DropBuffer,
+    InstanceStatus,
+    ListData,
+    Payload,
+    Release,
+    Request,
+    Seal,
+)
+from ..exceptions import DeadlineExceeded, StoreFull, VineyardError
+from .connection import Connection, Exchange, Pin
+from .meta import GUARD_SIZE, TOMBSTONE, VALUE, ValueMeta
+
+__all__ = ["Chunk", "Drafting", "Making"]
+
+log = logging.getLogger("vineyard_client.objects")
+
+# Seconds that it may take to free what a call leaves that failed, on top of the call's own time.
+_GRACE = 1.0
+
+Chunk = Union[bytes, memoryview]
+
+
+class Making:
+    """An object in the making: it owns what the server makes for it, from before that is asked for.
+
+    ``start`` allocates guard and blob and stores the metadata; then the blob is written; ``finish`` makes it whole.
+    Whoever makes it calls ``undo`` if anything fails on the way, which frees all that there is by then, over another
+    connection if need be; and ``let_go`` in any case.
+
+    Guard and blob are asked for one after the other, each in an exchange whose first reply cannot be lost: what it
+    names nobody else could find.
+
+    Args:
+        connection: where to.
+        meta: with neither content nor blobs.
+    """
+
+    def __init__(self, connection: Connection, meta: ValueMeta) -> None:
+        self.meta = meta
+        self.connection = connection
+        self._guard = Exchange(CreateBuffer(GUARD_SIZE), alone=True)
+        self._blob: Optional[Exchange] = None
+        self._stored: Optional[Exchange] = None
+        self._pin: Optional[Pin] = None
+        self._before: Sequence[Request[Any]] = ()
+        self._freeing: Optional[Exchange] = None
+
+    @property
+    def number(self) -> int:
+        """The object's id."""
+        assert self._stored is not None
+        number: int = self._stored.results()[0]
+        return number
+
+    @property
+    def payload(self) -> Payload:
+        """The place of its blob."""
+        assert self._blob is not None
+        created: BufferReply = self._blob.results()[0]
+        return created.payload
+
+    def store_inline(self, content: bytes) -> None:
+        """Store an object whose envelope is in its metadata; it is whole then."""
+        self._store(replace(self.meta, content=content).tree())
+
+    def store_shared(self) -> None:
+        """Store an object that shares the blob of another one, which is pinned; it is whole then."""
+        self._store(self.meta.tree())
+
+    def start(self) -> None:
+        """Store the metadata of an object whose blob is to be written.
+
+        Raises:
+            StoreFull: there is no room.
+            ProtocolError: the store's memory cannot be had.
+        """
+        connection, size = self.connection, self.meta.size
+        guard: BufferReply = self._allocated(connection.run(self._guard), size)
+        self._blob = Exchange(CreateBuffer(size), Seal(guard.id), alone=True)
+        blob: BufferReply = self._allocated(connection.run(self._blob), size)
+        connection.store_fd(blob.payload)  # without which nothing can be written
+        self._pin = connection.pin(guard.id)
+        self._pin.hold()
+        self.meta = replace(self.meta, blob=blob.id, guard=guard.id)
+        self._store(self.meta.tree())
+
+    def _store(self, tree: Dict[str, Any]) -> None:
+        self._stored = Exchange(CreateData(tree), alone=True)
+        self.connection.run(self._stored).results()
+
+    def finish(self) -> None:
+        """Make the object whole: from now on it can be read."""
+        sealed, _ = self.connection.outcomes(Seal(self.meta.blob), Release(self.meta.blob))
+        if isinstance(sealed, VineyardError):  # the mark may be lost already: _io.pinfile
+            raise sealed
+
+    def let_go(self) -> None:
+        """Let go of the guard: nobody is at work here any more. Idempotent."""
+        if self._pin is not None:
+            self._pin.release()
+
+    def undo(self, before: Sequence[Request[Any]] = ()) -> None:
+        """Free everything that there is of the object; what cannot be freed now is freed by a later call.
+
+        Args:
+            before: requests that are to be done first.
+        """
+        self._before = before
+        self.connection.debts.add(self)
+        self.connection.debts.pay(_GRACE)
+
+    def pay(self, grace: float) -> bool:
+        """Free what there is, and return whether nothing is left to be done; see ``debts``."""
+        if self._freeing is not None:
+            return True  # it went out once; to repeat it might free what is somebody else's by now
+        connection = self.connection
+        if any(exchange is not None and exchange.begun and not exchange.done for exchange in self._asked):
+            try:
+                connection.conversation.settle(Deadline(grace))
+            except DeadlineExceeded:
+                return False
+            except VineyardError as error:
+                log.debug("%s did not say what it had made: %s", connection.peer, error)
+        freeing = self._cleanup()
+        if not freeing and not self._unsure:
+            return True
+        renewed = connection.renewed(grace)
+        if not connection.usable:
+            freeing = self._sure(renewed, freeing)
+        self._freeing = Exchange(*freeing, lasting=True)
+        for outcome in renewed.run(self._freeing).outcomes:
+            if isinstance(outcome, VineyardError):
+                log.warning("%s: a part of an unfinished object stays: %s", connection.peer, outcome)
+        return True
+
+    @property
+    def _asked(self) -> Tuple[Optional[Exchange], ...]:
+        return self._guard, self._blob, self._stored
+
+    @property
+    def _unsure(self) -> bool:
+        """Whether there may be an object whose id never came."""
+        return self._stored is not None and self._stored.begun and not self._stored.done
+
+    def _cleanup(self) -> List[Request[Any]]:
+        """Return what frees all that is known to be there."""
+        stored = self._stored
+        if stored is not None and stored.done and not isinstance(stored.outcomes[0], VineyardError):
+            return [*self._before, DeleteData([stored.outcomes[0]])]
+        if self._unsure:
+            return []  # the object, if there is one, has them, and frees them when it is collected
+        outcomes = [exchange.outcomes[0] for exchange in (self._guard, self._blob) if exchange and exchange.outcomes]
+        return [DropBuffer(outcome.id) for outcome in outcomes if isinstance(outcome, BufferReply)]
+
+    def _sure(self, renewed: Connection, freeing: List[Request[Any]]) -> List[Request[Any]]:
+        """Return what may be freed over another connection: the server may be another one by now, with ids of its own.
+
+        An object is told by its token; blobs are only freed at the server that made them.
+        """
+        if self._unsure or any(isinstance(request, DeleteData) for request in freeing):
+            trees: Dict[int, Dict[str, Any]] = renewed.call(ListData(VALUE))
+            numbers = [number for number, tree in trees.items() if tree.get("token") == self.meta.token]
+            return [DeleteData(numbers)] if numbers else []
+        return freeing if self.connection.same_server(renewed) else []
+
+    def _allocated(self, exchange: Exchange, nbytes: int) -> BufferReply:
+        outcome = exchange.outcomes[0]
+        if not isinstance(outcome, StoreFull):
+            created: BufferReply = exchange.results()[0]
+            return created
+        self.undo()
+        status = self.connection.call(InstanceStatus())
+        hint = "Delete what nobody needs (vineyard-client list), or give vineyardd a larger --size."
+        if nbytes > status.memory_limit:
+            hint = "The value is larger than the whole store: give vineyardd a larger --size."
+        raise StoreFull(
+            f"The store at {self.connection.peer} has no room for {nbytes} bytes: "
+            f"{status.memory_used} of {status.memory_limit} are in use.",
+            hint,
+            requested=nbytes,
+            used=status.memory_used,
+            limit=status.memory_limit,
+        ) from outcome
+
+
+class Drafting:
+    """An object whose buffers the caller fills in place.
+
+    What describes the value is written when it is started; its buffers are not, but the view shares memory with the
+    store until ``finish`` or ``undo``. Then the object is whole, or deleted, and the view is a private one, which stays
+    valid and keeps the blob: a tombstone keeps the memory of a deleted one.
+
+    Where the process forked meanwhile, a child may write to the memory for as long as it lives. So the object must be
+    undone then: the view shows a copy, and the memory is free to be used again when the child has ended.
+
+    One that is forgotten is a debt of the client, which the next call pays.
+
+    Args:
+        connection: where to.
+        meta: as for ``write_object``.
+    """
+
+    def __init__(self, connection: Connection, meta: ValueMeta) -> None:
+        self._making = Making(connection, meta)
+        self._forks = forks()
+        self._detach: Optional[Callable[..., None]] = None
+        self._before: Sequence[Request[Any]] = ()
+        self._ended = False
+
+    def start(self, chunks: Sequence[Chunk], buffers_at: int) -> memoryview:
+        """Store the object and return a view of its envelope.
+
+        Args:
+            chunks: the envelope.
+            buffers_at: where in it the buffers begin.
+
+        Raises:
+            StoreFull: there is no room.
+        """
+        making = self._making
+        connection = making.connection
+        making.start()
+        position = 0
+        for chunk in chunks:
+            if position < buffers_at or not isinstance(chunk, memoryview):
+                connection.write_at(making.payload, position, chunk)
+            position += len(chunk)
+        pin = connection.pin(making.payload.blob)
+        # Sealed, so that its memory is kept for as long as a view pins it, but only when nobody can find it.
+        gone: List[Request[Any]] = [DeleteData([making.number]), Seal(making.payload.blob)]
+        try:
+            pin.hold()
+            self._before = [CreateData(making.meta.tree(TOMBSTONE)), *gone]
+            view, self._detach = connection.map_draft(making.payload, pin)
+        finally:
+            pin.release()
+        return view
+
+    def go_on(self, connection: Connection) -> None:
+        """Use another connection, or the same with another deadline, from here on."""
+        self._making.connection = connection
+
+    @property
+    def number(self) -> int:
+        """The object's id."""
+        return self._making.number
+
+    @property
+    def forked(self) -> bool:
+        """Whether the process forked since this began."""
+        return forks() != self._forks
+
+    def finish(self) -> None:
+        """Make the object whole; before that, make the view private."""
+        self._make_private()
+        self._making.connection.call(Seal(self._making.payload.blob))
+        self._ended = True
+        self._making.let_go()
+
+    def undo(self) -> None:
+        """Free the object, also a finished one; before that, make the view private. Idempotent."""
+        self._make_private()
+        self._ended = True
+        self._making.undo(self._before)
+        self._making.let_go()
+
+    def _make_private(self) -> None:
+        if self._detach is not None:
+            self._detach(copy=self.forked)
+            self._detach = None
+
+    def pay(self, grace: float) -> bool:
+        """Undo what was forgotten."""
+        if not self._ended:
+            self.undo()
+        return True
