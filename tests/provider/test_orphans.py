@@ -10,10 +10,11 @@ from typing import Any, Callable, Dict, Iterator, List
 import pytest
 
 import vineyard_client
+from airflow_provider_vineyard import identity, version_compat
 from airflow_provider_vineyard import orphans as subject
-from airflow_provider_vineyard import version_compat
 from airflow_provider_vineyard.reference import Origin
 from airflow_provider_vineyard.settings import get_settings
+from airflow_provider_vineyard.status import get_status
 from airflow_provider_vineyard.xcom import store as xcoms
 from vineyard_client import ObjectInfo, ObjectRef
 
@@ -33,14 +34,27 @@ AT_ONCE = timedelta(0)
 
 
 class Table:
-    """Airflow's table of XComs, as far as it is read: its column ``value``, of the type that this release gives it."""
+    """Airflow's database, as far as it is read: of its table of XComs the column ``value``, as this release has it."""
 
     def __init__(self, engine: Any) -> None:
         self.engine = engine
+        metadata = sqlalchemy.MetaData()
         kind = version_compat.xcom_model().__table__.c.value.type
-        self._table = sqlalchemy.Table("xcom", sqlalchemy.MetaData(), sqlalchemy.Column("value", kind))
-        self._table.create(engine)
+        self._table = sqlalchemy.Table("xcom", metadata, sqlalchemy.Column("value", kind))
+        self._dags = sqlalchemy.Table("dag", metadata, sqlalchemy.Column("dag_id", sqlalchemy.String(250)))
+        sqlalchemy.Table("dag_run", metadata, sqlalchemy.Column("dag_id", sqlalchemy.String(250)))
+        columns = version_compat.variable_model().__table__.columns
+        kept = [sqlalchemy.Column(column.name, column.type, primary_key=column.primary_key) for column in columns]
+        sqlalchemy.Table("variable", metadata, *kept)
+        metadata.create_all(engine)
         self.values: List[Any] = []
+
+    def know(self, *dag_ids: str) -> None:
+        """Have these DAGs, and no others."""
+        with self.engine.begin() as connection:
+            connection.execute(self._dags.delete())
+            for dag_id in dag_ids:
+                connection.execute(self._dags.insert().values(dag_id=dag_id))
 
     def write(self, *values: Any) -> None:
         """Replace all rows; JSON goes in as this release writes it."""
@@ -59,17 +73,29 @@ class Table:
         session = Session(bind=self.engine)
         try:
             yield session
+            session.commit()
         finally:
             session.close()
 
 
 @pytest.fixture
+def other(table: Table) -> Iterator[Table]:
+    """Return another database, which knows nothing."""
+    from sqlalchemy.pool import StaticPool
+
+    engine = sqlalchemy.create_engine("sqlite://", poolclass=StaticPool)
+    yield Table(engine)
+    engine.dispose()
+
+
+@pytest.fixture
 def table(monkeypatch: pytest.MonkeyPatch) -> Iterator[Table]:
-    """Return a table in a database of the test's own, which is what the provider reads."""
+    """Return a database of the test's own, which is what the provider reads; it knows the DAGs of these tests."""
     from sqlalchemy.pool import StaticPool
 
     engine = sqlalchemy.create_engine("sqlite://", poolclass=StaticPool)
     table = Table(engine)
+    table.know("etl", "report")
     monkeypatch.setattr(version_compat, "create_session", table.session)
     yield table
     engine.dispose()
@@ -220,6 +246,80 @@ def test_old_objects_go_whether_a_row_refers_to_them_or_not(store: Any, table: T
     assert subject.free_unneeded(older_than=timedelta(hours=1)) == []
     table.engine.dispose()
     assert reasons(subject.free_unneeded(older_than=AT_ONCE)) == {id_of(row): "expired"}
+
+
+@pytest.mark.parametrize("arguments", [{}, {"dag_id": "etl"}, {"dry_run": True}, {"older_than": AT_ONCE}])
+def test_a_database_that_knows_nothing_of_the_objects(
+    store: Any, other: Table, monkeypatch: pytest.MonkeyPatch, arguments: Dict[str, Any]
+) -> None:
+    """An empty file that Airflow has just made, or the database of somebody else, decides over nothing."""
+    row = put((1, 2))
+    monkeypatch.setattr(version_compat, "create_session", other.session)
+    other.know("another")
+    with pytest.raises(
+        subject.UnknownDatabase, match=r"knows none of their 1 DAGs: nothing was freed.*--trust-database"
+    ):
+        subject.free_unneeded(orphans=True, grace=AT_ONCE, **arguments)
+    assert xcoms.get(row) == (1, 2)
+    assert list(store.list(labels={identity.NOTE_LABEL: "airflow"})) == []
+
+
+def test_a_database_is_known_again(store: Any, table: Table, other: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once it has shown that it is the right one, it needs no row and no DAG any more; and no other one will do."""
+    kept, first = put((1, 2)), put((3, 4))
+    table.write(kept)
+    table.know()
+    assert reasons(subject.free_unneeded(orphans=True, grace=AT_ONCE)) == {id_of(first): "orphan"}
+    table.write()
+    monkeypatch.setattr(version_compat, "create_session", other.session)
+    other.know("etl")
+    with pytest.raises(subject.UnknownDatabase, match="this one is without an id: nothing was freed"):
+        subject.free_unneeded(orphans=True, grace=AT_ONCE)
+    assert xcoms.get(kept) == (1, 2)
+    monkeypatch.setattr(version_compat, "create_session", table.session)
+    assert reasons(subject.free_unneeded(orphans=True, grace=AT_ONCE)) == {id_of(kept): "orphan"}
+
+
+def test_somebody_says_that_it_is_the_right_one(
+    store: Any, table: Table, other: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then that is the database from now on, and the earlier one is not."""
+    put((1, 2))
+    assert len(subject.free_unneeded(orphans=True, grace=AT_ONCE)) == 1
+    row = put((1, 2))
+    monkeypatch.setattr(version_compat, "create_session", other.session)
+    plan = {"orphans": True, "grace": AT_ONCE, "trust_database": True}
+    assert reasons(subject.free_unneeded(**plan, dry_run=True)) == {id_of(row): "orphan"}
+    assert reasons(subject.free_unneeded(**plan)) == {id_of(row): "orphan"}
+    put((3, 4))
+    assert len(subject.free_unneeded(orphans=True, grace=AT_ONCE)) == 1
+    assert len(list(store.list(labels={identity.NOTE_LABEL: "airflow"}))) == 1
+    put((5, 6))
+    monkeypatch.setattr(version_compat, "create_session", table.session)
+    with pytest.raises(subject.UnknownDatabase, match="belong to the database"):
+        subject.free_unneeded(orphans=True, grace=AT_ONCE)
+
+
+def test_each_deployment_has_its_database(
+    store: Any, table: Table, other: Table, options: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two on one store, with names of their own, do not get in each other's way."""
+    put((1, 2))
+    subject.free_unneeded(orphans=True, grace=AT_ONCE)
+    options(deployment="second")
+    monkeypatch.setattr(version_compat, "create_session", other.session)
+    other.know("etl")
+    put((1, 2))
+    assert len(subject.free_unneeded(orphans=True, grace=AT_ONCE)) == 1
+
+
+def test_the_note_is_no_garbage(store: Any, table: Table) -> None:
+    """It is neither old nor an orphan, and no value of anybody's."""
+    put((1, 2))
+    subject.free_unneeded(orphans=True, grace=AT_ONCE)
+    assert subject.free_unneeded(older_than=AT_ONCE) == []
+    assert subject.free_unneeded(orphans=True, grace=AT_ONCE) == []
+    assert get_status().others == (0, 0) and get_status().xcoms == {}
 
 
 def test_dry_run_frees_nothing(store: Any, table: Table) -> None:

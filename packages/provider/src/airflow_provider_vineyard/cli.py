@@ -124,6 +124,8 @@ def _gc(arguments: argparse.Namespace) -> int:
         return _wrong("--dag-id narrows --orphans or --older-than; give one of them")
     if arguments.grace is not None and not arguments.orphans:
         return _wrong("--grace belongs to --orphans")
+    if arguments.trust_database and not arguments.orphans:
+        return _wrong("--trust-database belongs to --orphans")
     grace = DEFAULT_GRACE if arguments.grace is None else arguments.grace
     freed = free_unneeded(
         orphans=arguments.orphans,
@@ -131,6 +133,7 @@ def _gc(arguments: argparse.Namespace) -> int:
         dag_id=arguments.dag_id,
         grace=grace,
         dry_run=arguments.dry_run,
+        trust_database=arguments.trust_database,
     )
     # Objects with one token share their memory.
     total = sum({found.info.ref.token: found.info.size for found in freed}.values())
@@ -261,6 +264,13 @@ _COMMANDS = (
                 "--grace",
                 {"type": _age, "metavar": "AGE", "help": "age from which on XComs may be orphans; default 1h"},
             ),
+            _Argument(
+                "--trust-database",
+                {
+                    "action": "store_true",
+                    "help": "with --orphans: go by this database even if it is not known to be that of the XComs",
+                },
+            ),
             _Argument("--dry-run", {"action": "store_true", "help": "free nothing, only show what would be freed"}),
             _JSON,
         ),
@@ -286,9 +296,15 @@ def _run(command: _Command, arguments: argparse.Namespace) -> int:
     """Run a command and return its exit code; what is expected to go wrong becomes one line."""
     from airflow_provider_vineyard import version_compat
     from airflow_provider_vineyard.clients import require_core
-    from airflow_provider_vineyard.orphans import DatabaseUnavailable
+    from airflow_provider_vineyard.orphans import DatabaseUnavailable, UnknownDatabase
 
-    expected: List[Type[Exception]] = [version_compat.config_exception(), DatabaseUnavailable, ImportError, OSError]
+    expected: List[Type[Exception]] = [
+        version_compat.config_exception(),
+        DatabaseUnavailable,
+        UnknownDatabase,
+        ImportError,
+        OSError,
+    ]
     try:
         require_core()
         from vineyard_client import VineyardError

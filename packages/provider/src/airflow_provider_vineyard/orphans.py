@@ -20,7 +20,7 @@ is gone. A reader of an object that is deleted keeps its value.
 
 The rows are read as a stream in one statement, a page at a time, and only the tokens are kept that are looked for, so
 memory is bounded by what is in the store. Reading fails as a whole or not at all: with half the rows read, live values
-would look like orphans.
+would look like orphans. That the rows are those of the right database is ``identity``'s to say.
 """
 
 from __future__ import annotations
@@ -32,13 +32,22 @@ from typing import TYPE_CHECKING, AbstractSet, Any, Dict, Iterable, Iterator, Li
 
 from airflow_provider_vineyard import version_compat
 from airflow_provider_vineyard.clients import get_client_if_running
+from airflow_provider_vineyard.identity import UnknownDatabase, recognise
 from airflow_provider_vineyard.reference import DEPLOYMENT_LABEL, ROW_KEY, looks_like_row
 from airflow_provider_vineyard.settings import get_settings
 
 if TYPE_CHECKING:
     from vineyard_client import Client, ObjectInfo
 
-__all__ = ["DEFAULT_GRACE", "DatabaseUnavailable", "Freed", "find_orphans", "free_unneeded", "referenced"]
+__all__ = [
+    "DEFAULT_GRACE",
+    "DatabaseUnavailable",
+    "Freed",
+    "UnknownDatabase",
+    "find_orphans",
+    "free_unneeded",
+    "referenced",
+]
 
 # A task writes the row right after the value, within seconds even on a loaded host.
 DEFAULT_GRACE = timedelta(hours=1)
@@ -75,6 +84,7 @@ def free_unneeded(
     dag_id: Optional[str] = None,
     grace: timedelta = DEFAULT_GRACE,
     dry_run: bool = False,
+    trust_database: bool = False,
 ) -> List[Freed]:
     """Free the store's garbage, and orphans or old objects on request; return what was freed.
 
@@ -86,10 +96,13 @@ def free_unneeded(
         dag_id: only orphans and old objects of this DAG. Garbage is freed whoever made it.
         grace: age below which no object is an orphan.
         dry_run: free nothing, only return what would be.
+        trust_database: with ``orphans``, go by the rows of a database that is not known to be that of the objects.
 
     Raises:
         VineyardError: the server cannot be reached or refused. What was freed by then stays freed.
         DatabaseUnavailable: the rows cannot be read; nothing was freed.
+        UnknownDatabase: the database is another one than that of the objects, or knows nothing of them; nothing was
+            freed.
         AirflowConfigException: an option of ``[vineyard]`` has a wrong value.
     """
     settings = get_settings()
@@ -97,14 +110,22 @@ def free_unneeded(
     if client is None:
         return []
     labels = {DEPLOYMENT_LABEL: settings.deployment}
-    if dag_id is not None:
-        labels["dag_id"] = dag_id
     freed: Dict[str, Freed] = {}
     if orphans:
-        for info in find_orphans(client, labels, min_age=max(grace, older_than or grace)):
+        found = find_orphans(
+            client,
+            settings.deployment,
+            min_age=max(grace, older_than or grace),
+            dag_id=dag_id,
+            dry_run=dry_run,
+            trust_database=trust_database,
+        )
+        for info in found:
             if dry_run or client.delete(info.ref):
                 freed[info.ref.id] = Freed(info, ORPHAN)
     elif older_than is not None:
+        if dag_id is not None:
+            labels["dag_id"] = dag_id
         for action in client.collect(older_than=older_than, labels=labels, dry_run=dry_run):
             freed[action.info.ref.id] = Freed(action.info, action.reason)
     # Last, so that it also frees the memory of what was deleted above and is not read any more.
@@ -113,21 +134,42 @@ def free_unneeded(
     return list(freed.values())
 
 
-def find_orphans(client: Client, labels: Dict[str, str], *, min_age: timedelta) -> List[ObjectInfo]:
+def find_orphans(
+    client: Client,
+    deployment: str,
+    *,
+    min_age: timedelta,
+    dag_id: Optional[str] = None,
+    dry_run: bool = False,
+    trust_database: bool = False,
+) -> List[ObjectInfo]:
     """Return the objects of a deployment to which no row refers, oldest first.
 
     Args:
         client: of the store.
-        labels: what the objects must have, among it the deployment's name.
+        deployment: the deployment's name.
         min_age: the age from which on an object may be an orphan.
+        dag_id: only objects of this DAG.
+        dry_run: leave no note of whose database this is.
+        trust_database: see ``free_unneeded``.
 
     Raises:
         VineyardError: the server cannot be reached or refused.
         DatabaseUnavailable: the rows cannot be read.
+        UnknownDatabase: it is not known that these rows decide over these objects.
     """
-    listed = candidates(client.list(labels=labels), now=datetime.now(timezone.utc), min_age=min_age)
-    needed = referenced({info.ref.token for info in listed})
-    return [info for info in listed if info.ref.token not in needed]
+    everything = list(client.list(labels={DEPLOYMENT_LABEL: deployment}))
+    listed = [info for info in everything if dag_id in (None, info.labels.get("dag_id"))]
+    listed = candidates(listed, now=datetime.now(timezone.utc), min_age=min_age)
+    needed = referenced({info.ref.token for info in everything})
+    found = [info for info in listed if info.ref.token not in needed]
+    if found or needed:
+        try:
+            recognise(client, deployment, everything, referred=bool(needed), trusted=trust_database, dry_run=dry_run)
+        except UnknownDatabase:
+            if found:
+                raise
+    return found
 
 
 def candidates(infos: Iterable[ObjectInfo], *, now: datetime, min_age: timedelta) -> List[ObjectInfo]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Dict, Iterable, Mapping, NamedTuple, Set, Tupl
 from airflow_provider_vineyard import version_compat
 from airflow_provider_vineyard._version import __version__
 from airflow_provider_vineyard.clients import get_client_if_running
+from airflow_provider_vineyard.identity import NOTE_LABEL
 from airflow_provider_vineyard.reference import DEPLOYMENT_LABEL
 from airflow_provider_vineyard.settings import Settings, get_settings
 
@@ -85,6 +86,8 @@ def _shares(infos: Iterable[ObjectInfo], deployment: str) -> Tuple[Dict[str, Sha
     others = Share(0, 0)
     counted: Set[str] = set()
     for info in infos:
+        if NOTE_LABEL in info.labels:
+            continue  # it says whose database it is
         # Objects with one token share their memory.
         size = 0 if info.ref.token in counted else info.size
         counted.add(info.ref.token)

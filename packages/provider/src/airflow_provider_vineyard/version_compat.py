@@ -20,8 +20,10 @@ __all__ = [
     "conf",
     "config_exception",
     "create_session",
+    "dag_models",
     "is_airflow_3",
     "secrets_masker",
+    "variable_model",
     "xcom_model",
 ]
 
@@ -81,6 +83,16 @@ def xcom_model() -> Any:
     """Return the class of the ORM whose rows are XComs; its ``value`` is JSON on Airflow 3 and bytes before."""
     module = import_module("airflow.models.xcom")
     return module.XComModel if is_airflow_3() else module.BaseXCom
+
+
+def variable_model() -> Any:
+    """Return the class of the ORM whose rows are Airflow's variables."""
+    return import_module("airflow.models.variable").Variable
+
+
+def dag_models() -> Tuple[Any, ...]:
+    """Return the classes of the ORM whose rows are DAGs, and their runs."""
+    return import_module("airflow.models.dag").DagModel, import_module("airflow.models.dagrun").DagRun
 
 
 def create_session() -> Any:
