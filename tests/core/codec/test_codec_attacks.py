@@ -505,6 +505,163 @@ def outcomes(streams):
     return [line for line in done.stdout.decode().splitlines() if line], done
 
 
+def scalar(dtype, node):
+    return "MAKE", ("pyarrow.scalar", made("MAKE", "pyarrow.Array", dtype, node))
+
+
+def polars_of(dtype, metadata, node):
+    schema = ([("0", dtype, True, metadata)], None)
+    return "MAKE", (
+        "polars.DataFrame",
+        [("x", "Int64")],
+        made("MAKE", "pyarrow.Table", schema, 2, [[node]]),
+        None,
+        {},
+        {},
+    )
+
+
+WORDS = (2, 0, 0, [None, b"A" * 16], [])
+TEXTS = (2, 0, 0, [None, struct.pack("<3i", 0, 10**6, 3), b"abc"], [])
+ALSO = {
+    "a scalar of a union of no kind": scalar(
+        ("union", [("a", "int64", True, None)], "dense", [0]), (1, 0, 0, [None, b"\x4d", bytes(4)], [WORDS])
+    ),
+    "a scalar of text elsewhere": scalar(
+        "string_view", (1, 0, 0, [None, struct.pack("<iiii", 100, 0, 7, 10**6), b"a" * 200], [])
+    ),
+    "a scalar of a list elsewhere": scalar(
+        ("list_view", ("item", "int64", True, None)),
+        (1, 0, 0, [None, struct.pack("<i", 10**6), struct.pack("<i", 5)], [WORDS]),
+    ),
+    "polars' column of addresses": polars_of(
+        "int64",
+        {b"ARROW:extension:name": b"_POLARS_PYTHON_OBJECT", b"ARROW:extension:metadata": b"1234;5678"},
+        WORDS,
+    ),
+    "polars' column of addresses inside": polars_of(
+        ("large_list", ("item", "int64", True, {b"ARROW:extension:name": b"_POLARS_PYTHON_OBJECT"})), None, WORDS
+    ),
+    "polars' text elsewhere": polars_of("string", None, TEXTS),
+    "polars' categories elsewhere": polars_of(
+        ("dictionary", "uint32", "string", False),
+        None,
+        (
+            2,
+            0,
+            0,
+            [],
+            [(2, 0, 0, [None, struct.pack("<2I", 7, 10**6)], []), made("MAKE", "pyarrow.Array", "string", TEXTS)],
+        ),
+    ),
+    "polars' own format, of addresses": (
+        "MAKE",
+        ("polars.DataFrame", [("x", "Int64")], None, b"ARROW1\0\0 _POLARS_PYTHON_OBJECT", {}, {}),
+    ),
+    "polars' own format, of nothing": ("MAKE", ("polars.DataFrame", [("x", "Int64")], None, b"ARROW1\0\0", {}, {})),
+    "a tensor behind its storage": (
+        "MAKE",
+        (
+            "torch.tensor",
+            "Tensor",
+            made("MAKE", "torch.storage", b"A" * 64, bytes(8)),
+            "float32",
+            (4,),
+            (1,),
+            13,
+            False,
+        ),
+    ),
+    "a tensor before its storage": (
+        "MAKE",
+        (
+            *("torch.tensor", "Tensor", made("MAKE", "torch.storage", b"A" * 64, (64).to_bytes(8, "little"))),
+            *("float32", (4,), (1,), 0, False),
+        ),
+    ),
+    "a tensor of strides beyond": (
+        "MAKE",
+        ("torch.tensor", "Tensor", made("MAKE", "torch.storage", b"A" * 64, bytes(8)), "float32", (4,), (9,), 0, False),
+    ),
+    "a tensor of strides before": (
+        "MAKE",
+        (
+            "torch.tensor",
+            "Tensor",
+            made("MAKE", "torch.storage", b"A" * 64, bytes(8)),
+            "float32",
+            (4,),
+            (-1,),
+            0,
+            False,
+        ),
+    ),
+}
+
+
+def sparse(form, **attributes):
+    state = ({"_shape": (2, 2), "maxprint": 50, **attributes}, [])
+    return "FILL", (made("MAKE", "scipy.sparse", form), ("scipy.sparse", state))
+
+
+TWO = made("MAKE", "numpy.ndarray", b"A" * 16, "<f8", (2,), None)
+POINTERS = numbers([0, 1, 2], "<i4")
+ALSO.update(
+    {
+        "an index beyond a sparse row": sparse("csr_matrix", data=TWO, indices=numbers([0, 9], "<i4"), indptr=POINTERS),
+        "an index before a sparse row": sparse(
+            "csc_matrix", data=TWO, indices=numbers([0, -9], "<i4"), indptr=POINTERS
+        ),
+        "pointers backwards": sparse(
+            "csr_matrix", data=TWO, indices=numbers([0, 1], "<i4"), indptr=numbers([0, 10**6, 2], "<i4")
+        ),
+        "coordinates beyond": sparse(
+            "coo_matrix", data=TWO, row=numbers([0, 9], "<i4"), col=numbers([0, 1], "<i4"), coords=()
+        ),
+        "diagonals that are missing": sparse("dia_matrix", data=TWO, offsets=numbers([0, 1], "<i4")),
+    }
+)
+
+
+@pytest.mark.parametrize("library", ["pyarrow", "polars", "torch", "scipy"])
+def test_what_other_libraries_would_trust_is_checked(library):
+    """Each of them would end the process, now or at the next look."""
+    pytest.importorskip(library)
+    own = {name: step for name, step in ALSO.items() if _library(step) == library}
+    seen, done = outcomes([pickled(step) for step in own.values()])
+    assert dict(zip(own, seen)) == dict.fromkeys(own, "refused"), done.stderr.decode()[-2000:]
+    assert len(seen) == len(own) > 1, done
+
+
+def _library(step):
+    operation, arguments = step
+    name = arguments[0] if operation == "MAKE" else arguments[1][0]
+    return name.partition(".")[0]
+
+
+GENERATORS = {
+    "a position behind the words": ("MT19937", {"state": {"key": numbers([1] * 624, "<u4"), "pos": 10**9}}),
+    "a position before the words": ("MT19937", {"state": {"key": numbers([1] * 624, "<u4"), "pos": -1}}),
+    "fewer words": ("MT19937", {"state": {"key": numbers([1] * 3, "<u4"), "pos": 1}}),
+    "a buffer's position": (
+        "Philox",
+        {
+            "state": {"counter": numbers([1] * 4, "<u8"), "key": numbers([1] * 2, "<u8")},
+            **{"buffer": numbers([1] * 4, "<u8"), "buffer_pos": 10**9, "has_uint32": 0, "uinteger": 0},
+        },
+    ),
+    "parts that are missing": ("PCG64", {"state": {"state": 1}}),
+    "no generator": ("Generator", {}),
+}
+
+
+@pytest.mark.parametrize("parts", [pytest.param(parts, id=name) for name, parts in GENERATORS.items()])
+def test_positions_of_random_generators_are_checked(parts):
+    pytest.importorskip("numpy")
+    with pytest.raises(VineyardError):
+        decode(blob_of(pickled(("MAKE", ("numpy.random.BitGenerator", *parts, None)))))
+
+
 def test_what_pandas_would_trust_is_checked():
     pandas = pytest.importorskip("pandas")
     seen, done = outcomes([pickled(step) for step in MEMORY.values()])

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Tuple
 from vineyard_client.exceptions import UnsafeType
 
 from ..ops import MAKE
+from .arrow_types import field_at
 from .common import damaged
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ _SIMPLE = frozenset(
     ]
 )
 _PARAMETRIC = ["Datetime", "Duration", "Decimal", "List", "Array", "Struct", "Enum", "Categorical", "Field"]
+# By this name in its own format polars means columns of Python objects, and where they are in this process's memory.
+_ADDRESS = b"_POLARS_PYTHON_OBJECT"
 # Types that Arrow, or pyarrow's import of it, has no place for.
 _NOT_IN_ARROW = ("Object", "Int128", "UInt128")
 
@@ -162,18 +165,64 @@ def _to_arrow(frame: Any) -> Any:
 def _to_ipc(frame: Any) -> Any:
     file = io.BytesIO()
     frame.write_ipc(file, compression="uncompressed")
+    if _ADDRESS in file.getbuffer().tobytes():
+        raise UnsafeType(
+            f"A polars frame cannot be stored that contains the text {_ADDRESS.decode()}, which is polars' own.",
+            "Leave it out, or store the columns as lists.",
+            "polars.DataFrame",
+        )
     return pickle.PickleBuffer(file.getbuffer())
+
+
+def _bare(dtype: Any) -> bool:
+    """Tell whether an Arrow type is one of Arrow's own, and no field inside says that it stands for something else."""
+    pa = importlib.import_module("pyarrow")
+    if isinstance(dtype, pa.BaseExtensionType):
+        return False
+    if pa.types.is_dictionary(dtype):
+        return _bare(dtype.value_type)
+    own = getattr(dtype, "value_field", None)
+    fields = [own] if own is not None else [field_at(dtype, position) for position in range(dtype.num_fields)]
+    return all(_named_only(field) and _bare(field.type) for field in fields)
+
+
+def _named_only(field: Any) -> bool:
+    return not any(key.startswith(b"ARROW:extension") for key in field.metadata or ())
+
+
+def _from_arrow(table: Any) -> Any:
+    """Import a table into polars, which trusts every number in it, and follows an address that a field may name."""
+    pa = importlib.import_module("pyarrow")
+    if not isinstance(table, pa.Table):
+        raise damaged("the columns of a polars frame are no Arrow table")
+    if not all(_named_only(field) and _bare(field.type) for field in table.schema):
+        raise damaged("a column of a polars frame is of an extension type")
+    table.validate(full=True)
+    return pl.from_arrow(table, rechunk=False)
+
+
+def _from_ipc(raw: Any) -> Any:
+    if _ADDRESS in bytes(raw):
+        raise damaged("a column of a polars frame names an address")
+    return pl.read_ipc(io.BytesIO(raw))
+
+
+def _without_panic(make: Any, *parts: Any) -> Any:
+    """Call what runs code of polars; a fault that it finds in what it was given is no ``Exception`` there."""
+    try:
+        return make(*parts)
+    except BaseException as exc:
+        if type(exc).__name__ != "PanicException":
+            raise
+        raise damaged(f"polars cannot use it: {exc}") from exc
 
 
 def _columns(specs: Any, table: Any, raw: Any, objects: Dict[int, Any], flags: Dict[int, bool]) -> List[Any]:
     found: Dict[int, Any] = {position: pl.Series("", content, dtype=pl.Object) for position, content in objects.items()}
     if table is not None:
-        pa = importlib.import_module("pyarrow")
-        if not isinstance(table, pa.Table):
-            raise damaged("the columns of a polars frame are no Arrow table")
-        found.update((int(column.name), column) for column in pl.from_arrow(table, rechunk=False).get_columns())
+        found.update((int(column.name), column) for column in _from_arrow(table).get_columns())
     if raw is not None:
-        found.update((int(column.name), column) for column in pl.read_ipc(io.BytesIO(raw)).get_columns())
+        found.update((int(column.name), column) for column in _from_ipc(raw).get_columns())
     columns = []
     for position, (name, spec) in enumerate(specs):
         column = found[position]
@@ -197,11 +246,11 @@ def _reduce_series(writer: Writer, series: Any) -> Tuple[Any, ...]:
 
 
 def _make_frame(reader: Reader, *parts: Any) -> Any:
-    return pl.DataFrame(_columns(*parts))
+    return _without_panic(lambda: pl.DataFrame(_columns(*parts)))
 
 
 def _make_series(reader: Reader, *parts: Any) -> Any:
-    return _columns(*parts)[0]
+    return _without_panic(_columns, *parts)[0]
 
 
 def _reduce_lazy(writer: Writer, lazy: Any) -> Tuple[Any, ...]:
@@ -224,7 +273,7 @@ def _make_plan(reader: Reader, module: str, name: str, plan: Any) -> Any:
     cls = reader.find_class(module, name)
     if cls is not pl.LazyFrame:
         raise damaged(f"{name} is no lazy frame")
-    return pl.LazyFrame.deserialize(io.BytesIO(plan))
+    return _without_panic(pl.LazyFrame.deserialize, io.BytesIO(plan))
 
 
 def _reduce_type(writer: Writer, dtype: Any) -> Tuple[Any, ...]:
@@ -232,7 +281,7 @@ def _reduce_type(writer: Writer, dtype: Any) -> Tuple[Any, ...]:
 
 
 def _make_datatype(reader: Reader, spec: Any) -> Any:
-    return _make_type(spec)
+    return _without_panic(_make_type, spec)
 
 
 def install(table: Table) -> None:

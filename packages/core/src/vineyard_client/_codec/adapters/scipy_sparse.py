@@ -1,9 +1,9 @@
 """scipy.sparse: matrices and arrays of every format, as the attributes they consist of.
 
 The object is made empty and gets its attributes (arrays, shape, flags) back as they were: scipy's constructors may look
-through the indices and choose another integer type. Then scipy checks the structure, without reading the indices;
-indices which point outside of the shape are not found (``check_format(full_check=True)`` does, for data from writers
-whom you do not trust).
+through the indices and choose another integer type. Then everything is checked that scipy's C code takes for granted:
+that the arrays have the lengths that belong together, and that each index points into the shape, which reads the
+indices.
 """
 
 from __future__ import annotations
@@ -49,9 +49,43 @@ def _fill(reader: Reader, value: Any, state: Any) -> None:
     vars(value).update(attributes)
     if items:
         dict.update(value, items)
-    check = getattr(value, "check_format", None)
-    if check is not None:
-        check(full_check=False)
+    _check(type(value).__name__[:3], value)
+
+
+def _need(condition: Any) -> None:
+    if not condition:
+        raise damaged("the parts of a sparse matrix do not fit together")
+
+
+def _check(form: str, value: Any) -> None:
+    """Refuse parts that do not belong together, and indices outside of the shape."""
+    np: Any = importlib.import_module("numpy")
+    shape = vars(value).get("_shape")
+    _need(type(shape) is tuple and all(isinstance(length, (int, np.integer)) and length >= 0 for length in shape))
+    names = {"lil": ("rows", "data"), "dok": (), "dia": ("data", "offsets"), "coo": ("data",)}
+    parts = [getattr(value, name) for name in names.get(form, ("data", "indices", "indptr"))]
+    _need(all(type(part) is np.ndarray and (part.dtype == object) is (form == "lil") for part in parts))
+    if form in ("csr", "csc", "bsr"):
+        value.check_format(full_check=True)
+    elif form == "dia":
+        data, offsets = parts
+        _need(data.ndim == 2 and offsets.shape == data.shape[:1] and offsets.dtype.kind == "i" and len(shape) == 2)
+    elif form == "coo":
+        coordinates = getattr(value, "coords", None) or (value.row, value.col)
+        _need(len(coordinates) == len(shape) and parts[0].ndim == 1)
+        for own, length in zip(coordinates, shape):
+            _need(type(own) is np.ndarray and own.dtype.kind == "i" and own.shape == parts[0].shape)
+            _need(not own.size or (own.min() >= 0 and own.max() < length))
+    elif form == "lil":
+        rows, data = parts
+        _need(rows.shape == data.shape == shape[:1])
+        for own, items in zip(rows, data):
+            _need(type(own) is list and type(items) is list and len(own) == len(items))
+            _need(not own or (min(own) >= 0 and max(own) < shape[-1]))
+    elif form == "dok":
+        for key in value.keys() if isinstance(value, dict) else value._dict.keys():
+            places = key if type(key) is tuple else (key,)
+            _need(len(places) == len(shape) and all(0 <= place < length for place, length in zip(places, shape)))
 
 
 def install(table: Table) -> None:

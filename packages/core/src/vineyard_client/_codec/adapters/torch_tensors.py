@@ -127,8 +127,17 @@ def _make_tensor(
     if type(memory) is not type(tensor.untyped_storage()):
         raise damaged("a tensor has no storage")
     size = tensor.element_size()
-    # set_() refuses a view that reaches beyond the storage.
-    tensor.set_(memory, max(offset - start // size, 0), tuple(shape), tuple(strides))
+    first = checked(offset, int) - start // size
+    shape, strides = tuple(shape), tuple(strides)
+    if len(shape) != len(strides) or any(checked(part, int) < 0 for part in (*shape, *strides)):
+        raise damaged("a tensor has a negative length")
+    if all(shape):
+        reach = sum([(length - 1) * stride for length, stride in zip(shape, strides)])
+        if first < 0 or (first + reach + 1) * size > memory.nbytes():
+            raise damaged("a tensor reaches beyond its storage")
+    else:
+        first = 0
+    tensor.set_(memory, first, shape, strides)
     if kind == "Parameter":
         return torch.nn.Parameter(tensor, requires_grad=bool(requires_grad))
     return tensor.requires_grad_() if requires_grad else tensor
