@@ -148,6 +148,36 @@ def test_frames_travel_by_reference(home: Any) -> None:
     assert sizes["delays_per_hour"] < 10_000
 
 
+def test_model(home: Any) -> None:
+    """A fitted pipeline, a dataclass of the DAG's file and a confusion matrix: what is printed is computed here anew."""
+    sklearn = pytest.importorskip("sklearn")
+    from sklearn.datasets import load_wine
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import train_test_split
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    assert sklearn.__version__
+    output = home.test("model")
+    data, kinds = load_wine(return_X_y=True)
+    train, test, of_train, of_test = train_test_split(data, kinds, test_size=0.3, random_state=0, stratify=kinds)
+    found = make_pipeline(StandardScaler(), LogisticRegression(random_state=0)).fit(train, of_train).predict(test)
+    matrix = [[sum((of_test == kind) & (found == other)) for other in range(3)] for kind in range(3)]
+    right = sum(matrix[kind][kind] for kind in range(3))
+    f1 = [2 * matrix[kind][kind] / (sum(matrix[kind]) + sum(row[kind] for row in matrix)) for kind in range(3)]
+    assert output.printed == [
+        f"standardscaler + logisticregression: {right / len(of_test):.1%} of {len(of_test)} wines",
+        f"macro F1 {sum(f1) / 3:.3f}",
+        *(f"kind {kind}: {' '.join(f'{count:3}' for count in row)}" for kind, row in enumerate(matrix)),
+    ]
+    rows = {xcom.task_id: xcom.value["vineyard"] for xcom in home.xcoms("model") if xcom.key == "return_value"}
+    accuracy, macro = right / len(of_test), sum(f1) / 3
+    assert rows["judge"]["text"].startswith(f"Metrics(accuracy={accuracy}, macro_f1={str(macro)[:12]}")
+    assert rows["confusion"]["text"] == str([[int(count) for count in row] for row in matrix])
+    assert rows["fit"]["type"] == "sklearn.pipeline.Pipeline"
+    assert {rows[task]["v"] for task in ("judge", "confusion")} == {2}
+
+
 @pytest.mark.needs((3, 2), reason="there is no logging in JSON, so run_example.py shows everything")
 def test_run_example_shows_the_table_and_leaves_nothing(home: Any) -> None:
     """The script behind the first README command runs a DAG from nothing and cleans up after itself."""
