@@ -149,7 +149,7 @@ def test_frames_travel_by_reference(home: Any) -> None:
 
 
 def test_model(home: Any) -> None:
-    """A fitted pipeline, a dataclass of the DAG's file and a confusion matrix: what is printed is computed here anew."""
+    """A fitted pipeline, a dataclass of the file and a confusion matrix arrive; what is printed is computed anew."""
     sklearn = pytest.importorskip("sklearn")
     from sklearn.datasets import load_wine
     from sklearn.linear_model import LogisticRegression

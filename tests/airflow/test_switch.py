@@ -6,16 +6,20 @@ were replaced in the database, the third with the default backend again. Each pu
 
 from __future__ import annotations
 
+import base64
 import json
+import os
+import pickle
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from string import Template
 from typing import Any, Dict, Iterator
 
 import numpy as np
 import pytest
 
 import vineyard_client
-from airflow_provider_vineyard.reference import RowReference
+from airflow_provider_vineyard.reference import RowReference, RowValue
 
 from .conftest import VERSION
 
@@ -48,6 +52,25 @@ def client(home: Any) -> Iterator[Any]:
         yield connected
 
 
+# A value of a class that somebody else allows.
+_RUNS = vineyard_client.dumps(Template("$x"), allowed_classes=["string.Template"])
+
+
+def _value(content: bytes, **texts: str) -> Dict[str, Any]:
+    """Return a row that holds what is said to be a value."""
+    fields = {
+        "v": 2,
+        "type": "builtins.tuple",
+        "text": "(1, 2)",
+        "size": len(content),
+        "host": "somewhere",
+        "created": "2026-11-22T11:09:00+00:00",
+        "origin": {},
+        "content": base64.b64encode(content).decode(),
+    }
+    return {"vineyard": {**fields, **texts}}
+
+
 @pytest.fixture(scope="module")
 def replaced(client: Any) -> Dict[str, Any]:
     """Return the JSON values by which rows are replaced."""
@@ -67,6 +90,9 @@ def replaced(client: Any) -> Dict[str, Any]:
         "of_another": {"vineyard": {**row, "id": other.id}},
         "of_later": {"vineyard": {**row, "v": 99}},
         "with_code": {"vineyard": {**row, "type": "posix.system", "summary": "rm -r /"}},
+        "value_with_code": _value(vineyard_client.dumps((1, 2)), type="posix.system", text="rm -r /"),
+        "value_of_a_pickle": _value(b"VYVALUE\n" + pickle.dumps(os.system)),
+        "value_that_runs": _value(_RUNS),
     }
 
 
@@ -81,7 +107,7 @@ def after(home: Any, replaced: Dict[str, Any]) -> Dict[str, str]:
             text if VERSION >= (3, 0) else text.encode(),
             key,
         )
-    return run(home, 2, "pair", " ".join([*VALUES, *replaced]))
+    return run(home, 2, "pair large", " ".join([*VALUES, *replaced]))
 
 
 @pytest.mark.parametrize("key", list(VALUES))
@@ -104,7 +130,13 @@ def test_a_row_of_upstreams_backend_whose_object_is_gone(after: Dict[str, str]) 
 
 @pytest.mark.parametrize(
     ("key", "error"),
-    [("forged", "InvalidReference: "), ("of_another", "ObjectNotFound: "), ("of_later", "UnsupportedVersion: ")],
+    [
+        ("forged", "InvalidReference: "),
+        ("of_another", "ObjectNotFound: "),
+        ("of_later", "UnsupportedVersion: "),
+        ("value_of_a_pickle", "ObjectCorrupted: "),
+        ("value_that_runs", "UnsafeType: "),
+    ],
 )
 def test_forged_rows(after: Dict[str, str], key: str, error: str) -> None:
     """They are refused; an id with the token of another object is an object that is not there."""
@@ -113,13 +145,15 @@ def test_forged_rows(after: Dict[str, str], key: str, error: str) -> None:
 
 def test_names_in_a_row_are_not_resolved(after: Dict[str, str]) -> None:
     """What a row says of a value's type is for people; the value is what its object is."""
-    assert after["with_code"] == "(1, 2)"
+    assert after["with_code"] == after["value_with_code"] == "(1, 2)"
 
 
 def test_switching_back(home: Any, client: Any, after: Dict[str, str]) -> None:
-    """The default backend gives small values as they are, and of others the reference, which the store still has."""
-    took = run(home, 1, "", "pair dict", AIRFLOW__CORE__XCOM_BACKEND=DEFAULT)
+    """The default backend gives plain JSON as it is, and of others the row; nothing of them is lost."""
+    took = run(home, 1, "", "pair large dict", AIRFLOW__CORE__XCOM_BACKEND=DEFAULT)
     assert took["dict"] == repr(VALUES["dict"])
-    (row,) = (xcom.value for xcom in home.xcoms("switch") if xcom.key == "pair")
-    assert took["pair"] == repr(row)
-    assert client.get(RowReference.parse(row).ref) == (1, {2: "x"})
+    rows = {xcom.key: xcom.value for xcom in home.xcoms("switch") if xcom.key in ("pair", "large")}
+    assert took["pair"] == repr(rows["pair"])
+    assert took["large"] == repr(rows["large"])
+    assert vineyard_client.loads(RowValue.parse(rows["pair"]).content) == (1, {2: "x"})
+    assert client.get(RowReference.parse(rows["large"]).ref) == ("x" * 5000, {2: "x"})

@@ -7,7 +7,13 @@ import os
 
 from generation import dag, get_current_context, task
 
-VALUES = {"dict": {"a": [1, 2.5, None]}, "text": "x" * 5000, "list": [1, 2], "pair": (1, {2: "x"})}
+VALUES = {
+    "dict": {"a": [1, 2.5, None]},
+    "text": "x" * 5000,
+    "list": [1, 2],
+    "pair": (1, {2: "x"}),
+    "large": ("x" * 5000, {2: "x"}),
+}
 
 
 @task

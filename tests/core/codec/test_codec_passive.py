@@ -317,6 +317,19 @@ def test_the_file_of_a_dag_is_found_at_another_path(monkeypatch):
     assert decode(moved) == value
 
 
+def test_the_file_of_a_dag_that_was_loaded_twice(monkeypatch):
+    """Tasks go on with the classes of the first time; what they write they read as their own again."""
+    first, second = (types.ModuleType("unusual_prefix_cccccccccccc_my_dag") for _ in range(2))
+    for module in (first, second):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        exec(DATA, module.__dict__)
+    again = roundtrip(first.Data(5))
+    assert type(again) is first.Data
+    assert again == first.Data(5)
+    assert type(roundtrip(second.Data(5))) is second.Data
+    assert type(roundtrip(first.Data(5))) is first.Data
+
+
 def test_the_folder_in_which_a_process_was_started_is_not_searched(tmp_path):
     """Whoever can put a file there and a value into the store would have that file run."""
     (tmp_path / "passive_planted.py").write_text("print('imported')\n" + DATA)

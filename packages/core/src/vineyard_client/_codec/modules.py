@@ -16,7 +16,8 @@ import os
 import re
 import sys
 import types
-from typing import Any, Iterator, List, Sequence
+from typing import Any, Iterator, List, MutableMapping, Sequence, Tuple
+from weakref import WeakValueDictionary
 
 from vineyard_client.exceptions import UnsafeType
 
@@ -24,6 +25,10 @@ __all__ = ["find", "is_same_place", "loaded", "place_of"]
 
 # Airflow loads the file of a DAG under a name made of a hash of its path and its stem.
 _DAG_FILE = re.compile(r"unusual_prefix_[0-9a-f]{8,}_(\w+)\Z")
+# It may load such a file twice in one process (``dags test`` of a DAG that its database does not know), and then runs
+# the tasks of the first time, whose module is not in ``sys.modules`` any more. A class that such a task has written is
+# the one that the tasks of this process know under its name.
+_in_use: MutableMapping[Tuple[str, str], type] = WeakValueDictionary()
 # Parts of names of modules that are programs, tests, or run on import for their own sake.
 _NOT_IMPORTED = frozenset(
     [
@@ -37,7 +42,12 @@ _NOT_IMPORTED = frozenset(
 def place_of(cls: type) -> str | None:
     """Return the name under which the module of a class has it: its own, or another; None if it has it not."""
     module, qualname = cls.__module__, cls.__qualname__
-    if loaded(module, qualname) is cls:
+    standing = _in_module(sys.modules.get(module), qualname)
+    if standing is cls:
+        _in_use.pop((module, qualname), None)
+        return qualname
+    if _DAG_FILE.match(module) and standing is not None and standing.__qualname__ == qualname:
+        _in_use[module, qualname] = cls
         return qualname
     for name, value in list(getattr(sys.modules.get(module), "__dict__", {}).items()):
         if value is cls and type(name) is str:
@@ -47,7 +57,7 @@ def place_of(cls: type) -> str | None:
 
 def loaded(module: str, qualname: str) -> Any:
     """Return what stands under a name in a module that is loaded, None if nothing does; no code of the module runs."""
-    found = _in_module(sys.modules.get(module), qualname)
+    found = _in_use.get((module, qualname)) or _in_module(sys.modules.get(module), qualname)
     if found is None and module.startswith("unusual_prefix_"):
         found = _in_dag_file(module, qualname)
     return found
