@@ -27,7 +27,7 @@ LAYERS: List[Set[str]] = [
     {"_wire", "_io", "_codec"},
     {"_store"},
     {"_native", "_hosts", "_server"},
-    {"_calls", "encoded"},
+    {"_calls", "encoded", "explanation"},
     {"client"},
     {"server"},
     {"cli"},
@@ -42,6 +42,7 @@ ONLY: Dict[str, Set[str]] = {
     "_io": {"exceptions", "_forks"},
     "_codec": {"exceptions", "_forks"},
     "encoded": {"_codec"},
+    "explanation": {"_codec"},
     "_store": {"exceptions", "_forks", "ids", "reference", "_wire", "_io"},
     "_calls": {"exceptions", "ids", "reference", "_wire", "_io", "_store", "_native", "_hosts"},
 }

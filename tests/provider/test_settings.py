@@ -122,6 +122,14 @@ def test_airflows_classes_count(options: Callable[..., None], monkeypatch: pytes
     assert get_settings().allowed_classes == ("mine.*", "shop.Order", "bk.t.*", *AIRFLOW_CLASSES)
 
 
+def test_airflows_regular_expressions_count(options: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the option that is for them, and names of the files of DAGs in both."""
+    monkeypatch.setenv("AIRFLOW__CORE__ALLOWED_DESERIALIZATION_CLASSES", "unusual_prefix_* unusual_prefix_*_shop.Order")
+    monkeypatch.setenv("AIRFLOW__CORE__ALLOWED_DESERIALIZATION_CLASSES_REGEXP", r"^bk\.t\..*$ unusual_prefix_.*_a\.B")
+    expected = ("unusual_prefix_*", "unusual_prefix_*_shop.Order", "bk.t.*", "unusual_prefix_*_a.B")
+    assert get_settings().allowed_classes == (*expected, *AIRFLOW_CLASSES)
+
+
 def test_airflows_pattern_that_core_refuses(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """A pattern for everything is left out, and said so: core would refuse to store anything with it."""
     monkeypatch.setenv("AIRFLOW__CORE__ALLOWED_DESERIALIZATION_CLASSES", "* shop.Order")

@@ -48,6 +48,17 @@ def values_as_bytes(client: vc.Client, value: object) -> None:
         assert_type(encoded.to_bytes() if encoded.size < 4096 else client.put(encoded), Union[bytes, vc.ObjectRef])
 
 
+def explanations(value: object) -> None:
+    """Ask beforehand."""
+    explanation = vc.explain(value, allowed_classes=["mypkg.*"], passive_classes=False)
+    assert_type(explanation, vc.Explanation)
+    assert_type((explanation.arrives, explanation.type, str(explanation)), Tuple[bool, str, str])
+    assert_type((explanation.types, explanation.patterns), Tuple[Mapping[str, int], Tuple[str, ...]])
+    for refusal in explanation.refusals:
+        assert_type(refusal, vc.Refusal)
+        assert_type((refusal.name, refusal.where, refusal.pattern, refusal.remedy), Tuple[str, str, str, str])
+
+
 def references(ref: vc.ObjectRef) -> None:
     """Take a reference through JSON."""
     assert_type(ref.to_json(), Dict[str, Any])

@@ -168,7 +168,7 @@ REFUSED = {
     "an iterator": iter([1]),
     "a map": map(str, [1]),
     "dict keys": {}.keys(),
-    "bytes in memory": io.BytesIO(b"a"),
+    "text in memory": io.StringIO("a"),
     "a bound method": [].append,
     "a method of the caller's": models.Stateful(1).__getstate__,
     "a static member": models.Plain.__init__,

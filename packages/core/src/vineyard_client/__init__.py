@@ -14,6 +14,8 @@ interface; everything in a module with a leading underscore may change.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from ._store.collect import Collectable
 from ._version import __version__
 from .client import Client, preload
@@ -36,6 +38,9 @@ from .exceptions import (
 from .reference import Draft, ObjectInfo, ObjectRef, StoreStatus
 from .server import EmbeddedServer, connect, ensure_server, parse_size, stop_server
 
+if TYPE_CHECKING:
+    from .explanation import Explanation, Refusal, explain
+
 __all__ = [
     # clients and servers
     "Client",
@@ -50,6 +55,10 @@ __all__ = [
     "dumps",
     "encode",
     "loads",
+    # what would happen to a value
+    "Explanation",
+    "Refusal",
+    "explain",
     # what they return
     "Collectable",
     "Draft",
@@ -72,3 +81,12 @@ __all__ = [
     "VineyardError",
     "__version__",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Load what few programs use when it is asked for."""
+    if name in ("Explanation", "Refusal", "explain"):
+        from . import explanation
+
+        return getattr(explanation, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

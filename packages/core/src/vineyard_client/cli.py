@@ -1,13 +1,14 @@
 """Command line: ``vineyard-client`` or ``python -m vineyard_client``.
 
 Results go to standard output, as text for people or with ``--json`` for programs; errors go to standard error. Exit
-codes: 0 done, 1 it failed, 2 wrong arguments.
+codes: 0 done, 1 it failed, 2 wrong arguments; 3, of ``explain`` only, the value would be refused.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from . import server
 from ._version import __version__
 from .client import Client
 from .exceptions import VineyardError
+from .explanation import explain
 from .reference import ObjectInfo
 
 __all__ = ["main"]
@@ -120,6 +122,28 @@ def _gc(arguments: argparse.Namespace) -> None:
     # Objects with one token share their memory.
     total = _bytes(sum({action.info.ref.token: action.info.size for action in freed}.values()))
     print(f"{'Would free' if arguments.dry_run else 'Freed'} {len(freed)} objects, {total}.")
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    explanation = explain(_evaluated(arguments.value), allowed_classes=arguments.allow)
+    if arguments.json:
+        print(json.dumps(dataclasses.asdict(explanation), indent=2))
+    else:
+        print("\n".join(map(_printable, str(explanation).splitlines())))
+    return 0 if explanation.arrives else 3
+
+
+def _evaluated(text: str) -> object:
+    """Import a module from where Python finds it, or from here, and evaluate an expression in it."""
+    module, separator, expression = text.partition(":")
+    if not separator or not expression:
+        raise ValueError(f"{text!r} names no value; write module:expression, such as mypkg.models:Order(5).")
+    sys.path.insert(0, os.getcwd())
+    try:
+        names = vars(importlib.import_module(module))
+    except ImportError as error:
+        raise ValueError(f"{module} cannot be imported: {error}.") from error
+    return eval(expression, names)
 
 
 # ---- how things look
@@ -225,6 +249,19 @@ def _parser() -> argparse.ArgumentParser:
     gc.add_argument("--older-than", type=_age, metavar="AGE", help="delete whole values of this age, too: 90m, 12h, 7d")
     gc.add_argument("--label", type=_label, action="append", default=[], metavar="KEY=VALUE", help="only with this")
     gc.add_argument("--dry-run", action="store_true", help="free nothing, only show what would be freed")
+
+    told = commands.add_parser(
+        "explain",
+        help="Say whether a value could be stored, and what to do if not.",
+        description="Say whether a value could be stored, and what to do if not; no server is asked. Exit code 3: it "
+        "would be refused.",
+    )
+    told.add_argument(
+        "value", metavar="MODULE:EXPRESSION", help="an expression, evaluated in a module that is imported"
+    )
+    told.add_argument("--allow", action="append", default=[], metavar="PATTERN", help="as in allowed_classes")
+    told.add_argument("--json", action="store_true", help="for programs")
+    told.set_defaults(run=_explain)
     return parser
 
 
@@ -232,7 +269,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run one command and return its exit code."""
     arguments = _parser().parse_args(argv)
     try:
-        arguments.run(arguments)
+        code = arguments.run(arguments)
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read our output has seen enough; what is still in the buffer must not fail at exit.
@@ -243,4 +280,4 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130  # 128 and the number of SIGINT, as shells have it
-    return 0
+    return code or 0

@@ -21,6 +21,8 @@ Each error keeps what it knows in attributes and makes its text in ``__str__``; 
 
 from __future__ import annotations
 
+from typing import Sequence
+
 __all__ = [
     "ConnectionFailed",
     "DeadlineExceeded",
@@ -131,14 +133,21 @@ class UnsafeType(VineyardError, TypeError):
 
     Args:
         what: one sentence that names the class.
-        hint: how to allow it.
+        hint: how to allow it, or what to do instead.
         name: ``module.qualname`` of what was refused.
+        patterns: what to put into ``allowed_classes`` for all of it to be allowed, as far as it can be; none if nothing
+            can.
+        names: those of everything in the value that was refused, the first among them.
     """
 
-    def __init__(self, what: str, hint: str = "", name: str = "") -> None:
+    def __init__(
+        self, what: str, hint: str = "", name: str = "", patterns: Sequence[str] = (), names: Sequence[str] = ()
+    ) -> None:
         super().__init__(what, hint)
         self.name = name
-        self.args = (what, hint, name)
+        self.patterns = tuple(patterns)
+        self.names = tuple(names) or ((name,) if name else ())
+        self.args = (what, hint, name, self.patterns, self.names)
 
 
 class InvalidReference(VineyardError, ValueError):

@@ -60,7 +60,8 @@ _AIRFLOW_BLANKET = "airflow.*"
 _TRUE = frozenset({"t", "true", "1", "yes", "on"})
 _FALSE = frozenset({"f", "false", "0", "no", "off"})
 # Core takes no pattern that does not name a package: "*" would admit everything that can be imported.
-_PATTERN = re.compile(r"[^\W\d]\w*\.[\w.*?\[\]!-]+\Z")
+# The file of a DAG is a module of its own, under a name that begins with unusual_prefix_ and has a hash in it.
+_PATTERN = re.compile(r"(?:[^\W\d]\w*\.[\w.*?\[\]!-]+|unusual_prefix_[\w.*?\[\]!-]+)\Z")
 _SIZE = re.compile(r"\d+(?:\.\d+)?\s*(?:[KMGT]i?)?B?\Z", re.IGNORECASE)
 _ENDPOINT = re.compile(r"(?:[\w.-]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})\Z")
 
@@ -244,6 +245,12 @@ def _embedded_socket() -> str:
     return path
 
 
+def _from_regexp(entry: str) -> str:
+    """Return the pattern that says the same as a regular expression of the usual kind: dots escaped, stars behind."""
+    plain = entry.lstrip("^").rstrip("$").replace("\\.", "\0")
+    return plain.replace(".*", "*").replace(".+", "*").replace("\0", ".")
+
+
 def _classes(name: str) -> Tuple[str, ...]:
     value = _text(name)
     ours = value.replace(",", " ").split()
@@ -254,10 +261,12 @@ def _classes(name: str) -> Tuple[str, ...]:
                 value,
                 f"{pattern!r} does not name a package and what in it; write patterns such as mycompany.models.*.",
             )
-    # Airflow takes this list apart at white space, so do we. In 2.6 and 2.7 its entries are regular expressions, whose
-    # usual kind, `my\.models\..*`, says the same as the pattern my.models.*.
+    # Airflow takes these lists apart at white space, so do we. In 2.6 and 2.7 the entries of the first are regular
+    # expressions, later they are patterns, and there is a second one.
     listed = version_compat.conf().get("core", "allowed_deserialization_classes", fallback=_AIRFLOW_BLANKET).split()
-    airflows = [entry.replace("\\..*", ".*").replace("\\.", ".") for entry in listed]
+    regexps = version_compat.conf().get("core", "allowed_deserialization_classes_regexp", fallback="").split()
+    airflows = [_from_regexp(entry) if "\\" in entry else entry for entry in listed]
+    airflows += [_from_regexp(entry) for entry in regexps]
     for pattern in airflows:
         if not _PATTERN.match(pattern):
             log.warning(

@@ -11,16 +11,28 @@ people), ``proof`` (that what was written can be read, and is the same).
 
 from __future__ import annotations
 
-from typing import List, NamedTuple, Optional, Sequence
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from vineyard_client.exceptions import VineyardError
+from vineyard_client.exceptions import UnsafeType, VineyardError
 
 from . import envelope, proof, reader, summary, writer
 from .adapters import table
 from .envelope import HEADER_SIZE, Chunk
 from .policy import policy_for
 
-__all__ = ["HEADER_SIZE", "Chunk", "Encoded", "check", "decode", "encode", "has_buffers", "lies_in", "preload"]
+__all__ = [
+    "HEADER_SIZE",
+    "Chunk",
+    "Encoded",
+    "Examined",
+    "check",
+    "decode",
+    "encode",
+    "examine",
+    "has_buffers",
+    "lies_in",
+    "preload",
+]
 
 
 class Encoded(NamedTuple):
@@ -68,7 +80,16 @@ def encode(
     Raises:
         UnsafeType: something in it cannot be stored; the text names it, and where it sits.
     """
-    stream, buffers = writer.dump(value, policy_for(tuple(allowed_classes), passive_classes))
+    policy = policy_for(tuple(allowed_classes), passive_classes)
+    try:
+        stream, buffers = writer.dump(value, policy)
+    except UnsafeType as exc:
+        from . import survey  # only now
+
+        better = survey.explained(exc, value, policy)
+        if better is exc:
+            raise
+        raise better from exc.__cause__
     chunks, nbytes = envelope.assemble(stream, buffers, token)
     encoded = Encoded(
         chunks, nbytes, envelope.buffers_at(stream, buffers), summary.type_name(value), summary.describe(value)
@@ -115,6 +136,56 @@ def decode(
     policy = policy_for(tuple(allowed_classes), passive_classes)
     layout = envelope.parse(blob, token)
     return reader.load(layout.stream, layout.buffers, policy)
+
+
+class Examined(NamedTuple):
+    """What was found in a value; ``explanation`` says it."""
+
+    type_name: str
+    arrives: bool
+    types: Dict[str, int]
+    refusals: List[Tuple[str, str, str, str, str]]
+    patterns: Tuple[str, ...]
+    complete: bool
+
+
+def examine(value: object, *, allowed_classes: Sequence[str] = (), passive_classes: bool = True) -> Examined:
+    """Look through a value for everything that ``encode`` would refuse.
+
+    Args:
+        value: anything.
+        allowed_classes: patterns of the caller's own classes, see ``policy``.
+        passive_classes: whether passive classes, see ``passive``, need no permission.
+
+    Raises:
+        UnsafeType: a pattern that would allow too much.
+    """
+    from . import survey  # used for this, and where something was refused
+
+    def patterns_of(finding: survey.Finding) -> List[str]:
+        return [finding.pattern] if finding.pattern else []
+
+    policy = policy_for(tuple(allowed_classes), passive_classes)
+    findings: List[survey.Finding] = []
+    found = survey.survey(value, policy)
+    arrives = False
+    try:
+        encode(value, token=bytes(16), allowed_classes=allowed_classes, passive_classes=passive_classes).release()
+        arrives = True
+    except UnsafeType as exc:
+        findings = found.findings or [survey.Finding(exc.name, exc.what.rstrip("."), exc.hint, "", True, value)]
+    refusals = [
+        (each.name, each.why, survey.place_of(value, each), each.pattern, survey.hint_for([each], patterns_of(each)))
+        for each in findings
+    ]
+    return Examined(
+        summary.type_name(value),
+        arrives,
+        found.types,
+        refusals,
+        survey.patterns_for(findings),
+        found.complete or arrives,
+    )
 
 
 def lies_in(encoded: Encoded, blob: memoryview) -> bool:

@@ -6,6 +6,8 @@ import functools
 from collections import defaultdict, deque
 from typing import Any, Iterator, Mapping, Tuple
 
+from .makings import slots_of
+
 __all__ = ["path"]
 
 _MOST = 100_000
@@ -58,6 +60,9 @@ def _children(value: Any) -> Iterator[Tuple[str, Any]]:
     elif not isinstance(value, type):
         for name, child in getattr(value, "__dict__", {}).items():
             yield f".{name}", child
+        for name, slot in slots_of(type(value)):
+            if hasattr(value, name):
+                yield f".{name}", slot.__get__(value)
     if isinstance(value, defaultdict):
         yield ".default_factory", value.default_factory
 

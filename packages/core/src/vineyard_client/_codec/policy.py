@@ -31,7 +31,7 @@ from typing import Any, Iterable, List, Tuple
 
 from vineyard_client.exceptions import UnsafeType
 
-__all__ = ["Policy", "lookup", "policy_for", "qualified"]
+__all__ = ["Policy", "is_function", "is_standard", "lookup", "names_of", "pattern_of", "policy_for", "qualified"]
 
 # Top-level modules whose classes and functions run, open, load or reach for things.
 NEVER = frozenset(
@@ -172,12 +172,31 @@ _NEVER_BASES = frozenset(
     ]
 )
 _WILDCARD = re.compile(r"[*?\[\]]")
-_PACKAGE = re.compile(r"[^\W\d]\w*\.")
+# The file of a DAG is a module of its own, whose name has a hash of its path in it.
+_PACKAGE = re.compile(r"[^\W\d]\w*\.|unusual_prefix_[\w*?]")
+_LISTABLE = re.compile(r"[\w.\[\]]+\Z")
 
 
 def qualified(thing: Any) -> str:
     """Return ``module.qualname`` of a class or function."""
     return f"{getattr(thing, '__module__', None)}.{getattr(thing, '__qualname__', type(thing).__qualname__)}"
+
+
+def names_of(thing: Any) -> Tuple[Any, Any]:
+    """Return module and qualified name of a class or function; a class method has those of its class."""
+    owner = getattr(thing, "__self__", None)
+    if isinstance(thing, types.MethodType) and isinstance(owner, type):
+        return owner.__module__, f"{owner.__qualname__}.{thing.__name__}"
+    return getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
+
+
+def is_function(thing: Any) -> bool:
+    """Tell whether something is a function: of Python, C or Cython, also one that remembers its results."""
+    kinds = types.FunctionType, types.MethodType, types.BuiltinFunctionType, functools._lru_cache_wrapper
+    return isinstance(thing, kinds) or type(thing).__name__ in _CYTHON
+
+
+_CYTHON = frozenset(["cython_function_or_method", "fused_cython_function"])
 
 
 @functools.lru_cache(maxsize=64)
@@ -201,6 +220,11 @@ def _standard_library() -> frozenset[str]:
                 listed += [entry.split(".")[0] for entry in os.listdir(path)]
         names = set(listed) - {"site-packages", "dist-packages"}
     return frozenset(names) - {"__main__"}
+
+
+def is_standard(name: str) -> bool:
+    """Tell whether a full name is one of Python's standard library."""
+    return name.partition(".")[0] in _standard_library()
 
 
 class Policy:
@@ -238,8 +262,7 @@ class Policy:
         Raises:
             UnsafeType: it may not be, or could not be found again under its name.
         """
-        module = getattr(thing, "__module__", None)
-        qualname = getattr(thing, "__qualname__", None)
+        module, qualname = names_of(thing)
         if not isinstance(module, str) or not isinstance(qualname, str):
             raise _refused(repr(type(thing)), "it has no name to be found under")
         name = f"{module}.{qualname}"
@@ -269,7 +292,8 @@ class Policy:
         self._check_name(module, name)
         found = lookup(module, qualname)
         self._check_object(found, name)
-        if qualified(found) != name:
+        found_in, found_as = names_of(found)
+        if found_as != qualname or (found_in != module and not module.startswith("unusual_prefix_")):
             raise _refused(name, f"what stands under that name is {qualified(found)}")
         return found
 
@@ -336,7 +360,7 @@ class Policy:
             raise _refused(name, f"what stands under that name is {qualified(found)}")
         reason = passive.why_not(found)
         if reason is not None:
-            raise _refused(name, f"{reason}, and nobody allowed it", _allow_it(name))
+            raise _refused(name, f"{reason}, and nobody allowed it", _allow_it(name), name)
         return found
 
     def check_passive(self, module: str, qualname: str) -> None:
@@ -347,7 +371,7 @@ class Policy:
         """
         name = f"{module}.{qualname}"
         if not self.passive and not self.allows_name(module, qualname):
-            raise _refused(name, "nobody allowed it, and passive classes are turned off here", _allow_it(name))
+            raise _refused(name, "nobody allowed it, and passive classes are turned off here", _allow_it(name), name)
 
     def allows_name(self, module: str, qualname: str) -> bool:
         """Tell whether a pattern allows a name."""
@@ -367,15 +391,11 @@ class Policy:
             raise _refused(
                 name,
                 "nobody allowed it, and classes of Python itself are allowed by their exact name only",
-                f'Allow it where it is written and where it is read: allowed_classes=["{name}"].',
+                _allow_it(name),
+                name,
             )
         if self._wild is None or not self._wild.match(name):
-            raise _refused(
-                name,
-                "nobody allowed it",
-                f'Allow it where it is written and where it is read: allowed_classes=["{name}"], or a pattern such as '
-                f'"{module}.*".',
-            )
+            raise _refused(name, "nobody allowed it", _allow_it(pattern_of(name)), pattern_of(name))
 
     def _check_object(self, thing: Any, name: str) -> None:
         if isinstance(thing, type):
@@ -384,13 +404,14 @@ class Policy:
             for base in thing.__mro__:
                 if base.__module__.partition(".")[0] in _NEVER_BASES:
                     raise _refused(name, f"it derives from {qualified(base)}, which runs or loads things")
-        elif not isinstance(thing, (types.FunctionType, types.MethodType, types.BuiltinFunctionType)):
+        elif not is_function(thing):
             raise _refused(name, f"it is neither a class nor a function but a {type(thing).__name__}")
         elif name not in self._exact:
             raise _refused(
                 name,
                 "it is a function, and a function is allowed by its exact name only",
                 f'If calling it with any arguments is harmless, allow it: allowed_classes=["{name}"].',
+                name,
             )
 
 
@@ -398,8 +419,15 @@ def _allow_it(name: str) -> str:
     return f'Allow it where it is written and where it is read: allowed_classes=["{name}"].'
 
 
-def _refused(name: str, why: str, hint: str = "Store plain data instead, such as a dict of its fields.") -> UnsafeType:
-    return UnsafeType(f"{name} may not be stored or read: {why}.", hint, name)
+def pattern_of(name: str) -> str:
+    """Return a pattern that allows a name: itself, or one without what lists of patterns cannot have in them."""
+    return name if _LISTABLE.match(name) else f"{name.partition('[')[0]}[*"
+
+
+def _refused(
+    name: str, why: str, hint: str = "Store plain data instead, such as a dict of its fields.", pattern: str = ""
+) -> UnsafeType:
+    return UnsafeType(f"{name} may not be stored or read: {why}.", hint, name, (pattern,) if pattern else ())
 
 
 def lookup(module: str, qualname: str) -> Any:
@@ -408,6 +436,10 @@ def lookup(module: str, qualname: str) -> Any:
     Raises:
         UnsafeType: there is no such thing here.
     """
+    if module.startswith("unusual_prefix_"):  # the file of a DAG, which nothing but Airflow loads
+        from . import modules
+
+        return modules.find(module, qualname)
     try:
         found: Any = sys.modules.get(module) or importlib.import_module(module)
         for position, part in enumerate(qualname.split(".")):

@@ -29,6 +29,8 @@ __all__ = ["Writer", "dump"]
 # Below this, an entry in the index and a view cost more than copying the bytes into the stream.
 IN_BAND_BELOW = 1024
 
+# Functions of types that Python has no name for, and of Cython.
+_FUNCTION_TYPES = frozenset(["_lru_cache_wrapper", "cython_function_or_method", "fused_cython_function"])
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType)
 
 
@@ -56,7 +58,6 @@ class Writer:
         self.finish: List[Callable[[], None]] = []
         self.out_of_band: Set[int] = set()
         self.keep: List[Any] = []
-        self.refused: Any = None
         self._reducers: Dict[type, Reducer] = {}
         self._names: Dict[Any, Tuple[str, str]] = {}
         self._passive: Dict[Any, Tuple[str, str]] = {}
@@ -81,8 +82,6 @@ class Writer:
         except (MemoryError, RecursionError):
             raise
         except Exception as exc:
-            if self.refused is None:
-                self.refused = value
             if isinstance(exc, VineyardError):
                 raise
             raise _failed(value, exc) from exc
@@ -110,6 +109,8 @@ class Writer:
                 return table.reducers[cls]
             if base in table.bases:
                 return table.bases[base]
+        if cls.__name__ in _FUNCTION_TYPES:
+            return reduce_name
         if self.policy.why_not_passive(cls) is None:
             table.load("passive")
             assert table.passive is not None
@@ -183,6 +184,7 @@ def translate(writer: Writer, reduced: Any) -> Tuple[Any, ...]:
     head: Tuple[Any, ...]
     if function is copyreg.__newobj__:  # type: ignore[attr-defined]
         head = NEW, (*writer.name_of(arguments[0]), tuple(arguments[1:]), {})
+        _check_making(arguments[0], len(arguments) - 1)
     elif function is copyreg.__newobj_ex__:  # type: ignore[attr-defined]
         head = NEW, (*writer.name_of(arguments[0]), tuple(arguments[1]), dict(arguments[2]))
     elif function is copyreg._reconstructor:  # type: ignore[attr-defined]
@@ -200,6 +202,20 @@ def translate(writer: Writer, reduced: Any) -> Tuple[Any, ...]:
     if state is None:
         return (*head, None, items, pairs)
     return (*head, state, items, pairs, STATE)
+
+
+def _check_making(cls: Any, given: int) -> None:
+    """Refuse a class whose ``__new__`` wants arguments that its reduction does not give: nobody could read it."""
+    new = cls.__new__
+    if isinstance(new, types.FunctionType):
+        needed = new.__code__.co_argcount - 1 - len(new.__defaults__ or ())
+        keywords = new.__code__.co_kwonlyargcount - len(new.__kwdefaults__ or ())
+        if given < needed or keywords:
+            raise UnsafeType(
+                f"A {qualified(cls)} cannot be stored: its __new__ needs arguments that its reduction lacks.",
+                "Return the data that it stands for; or give its class a __getnewargs__ method.",
+                qualified(cls),
+            )
 
 
 class _Pickler(pickle.Pickler):
@@ -234,17 +250,6 @@ def dump(value: Any, policy: Policy) -> Tuple[List[Chunk], List[memoryview]]:
         for finish in writer.finish:
             finish()
         done = True
-    except UnsafeType as exc:
-        from . import locate  # for errors only
-
-        try:
-            where = locate.path(value, writer.refused)
-        except Exception:
-            where = ""  # a container of the caller's own that cannot be walked; what was refused is known all the same
-        if where and writer.refused is not value:
-            exc.what = f"{exc.what} It sits at {where}."
-            exc.args = (exc.what, *exc.args[1:])
-        raise
     except RecursionError as exc:
         raise UnsafeType(
             f"The value cannot be stored: it is nested too deeply ({exc}).",

@@ -36,9 +36,6 @@ __all__ = ["free", "get", "get_bare", "put"]
 
 log = logging.getLogger(__name__)
 
-# What the names of modules begin with that Airflow makes of DAG files.
-_DAG_FILE = "unusual_prefix_"
-
 _own_endpoints: MutableMapping[Client, Optional[str]] = WeakKeyDictionary()
 
 
@@ -332,16 +329,15 @@ def _get_hint(error: VineyardError, origin: Origin, settings: Settings) -> str:
 
 
 def _class_hint(error: UnsafeType) -> str:
-    if error.name.startswith(_DAG_FILE):
-        return (
-            "Its class is defined in the file of a DAG, which Airflow loads under a name that no other process knows. "
-            "Move the class into a module that tasks can import, and allow that in [vineyard] allowed_classes."
-        )
-    if "allowed_classes" not in error.hint:
+    """Return core's hint, with Airflow's options in the place of core's arguments."""
+    if not error.patterns:
         return error.hint  # what can never be allowed
+    # Core's first sentence says what to allow; what it says of the rest stays.
+    _, _, rest = error.hint.partition("].")
+    listed = " ".join(error.patterns)
     return (
-        f"If it is yours to trust, add {error.name or 'its class'} to [vineyard] allowed_classes on every host, else "
-        "return plain data."
+        f"If it is yours to trust, add {listed} to [vineyard] allowed_classes on every host, else return plain data."
+        f"{rest}"
     )
 
 
