@@ -22,7 +22,7 @@ PUBLIC = {
     "EncodedValue": "to_bytes release",
     "EmbeddedServer": "start stop socket log",
     "Explanation": "arrives complete patterns refusals type types",
-    "ObjectInfo": "ref summary labels created host socket deleted type size origin replicas",
+    "ObjectInfo": "ref summary labels created host socket deleted type size origin replicas age",
     "ObjectRef": "id token endpoint type size to_json from_json",
     "Refusal": "name pattern reason remedy where",
     "StoreStatus": "socket version instance_id metadata endpoint memory_used memory_limit connections identity",

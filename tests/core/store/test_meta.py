@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vineyard_client._store.meta import GUARD_SIZE, TOMBSTONE, VALUE, ValueMeta
+from vineyard_client._store.meta import GUARD_SIZE, TOMBSTONE, VALUE, ValueMeta, check_labels
 from vineyard_client.exceptions import ObjectCorrupted, UnsupportedVersion, VineyardError
 from vineyard_client.ids import format_id, is_token
 
@@ -176,3 +176,40 @@ def test_any_tree(fields: Dict[str, Any]) -> None:
     assert is_token(meta.token) and meta.size >= 0
     assert datetime.fromtimestamp(meta.created, timezone.utc).year >= 1970
     assert json.dumps(dict(meta.labels))
+
+
+@pytest.mark.parametrize(
+    "field, text",
+    [
+        ("type", "x" * 1025),
+        ("summary", "x" * 4097),
+        ("host", "x" * 1025),
+        ("labels", json.dumps({"a": "x" * 20_000})),
+        ("labels", json.dumps({str(number): "" for number in range(65)})),
+        ("content", "A" * 100_000),
+        ("origin", "x" * 1025),
+        ("__labels", json.dumps({"vineyard_client.replica.a": "x" * 2_000_000})),
+        ("uptime", -1),
+        ("uptime", "nan"),
+        ("size", 1 << 63),
+    ],
+)
+def test_what_a_peer_can_make_us_carry_is_bounded(field: str, text: object) -> None:
+    """Each later listing of the store would have it."""
+    with pytest.raises(ObjectCorrupted):
+        ValueMeta.read({**LARGE.tree(), "origin_id": "o0000000000000001", field: text})
+
+
+def test_labels_that_are_too_much() -> None:
+    """They are refused when a value is put, and not when it is read."""
+    for labels in ({"a": "x" * 20_000}, {str(number): "" for number in range(65)}):
+        with pytest.raises(ValueError, match="more than an object may have: 64 labels, 16384 bytes"):
+            check_labels(labels)
+    most = {str(number): "x" * 200 for number in range(64)}
+    assert check_labels(most) == most
+
+
+def test_long_names_are_cut() -> None:
+    """What is put can always be read."""
+    meta = ValueMeta.read(replace(LARGE, type="x" * 5000, summary="y" * 5000).tree())
+    assert (meta.type, meta.summary) == ("x" * 1024, "y" * 4096)

@@ -12,7 +12,7 @@ store can read it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Dict, Mapping, Optional, Tuple
 
 from .exceptions import InvalidReference, UnsupportedVersion
@@ -118,6 +118,8 @@ class ObjectInfo:
         deleted: whether this is a deleted value whose memory a reader still uses.
         origin: for a replica, ``host:port`` of the instance that has the original.
         replicas: for an original, the hosts that made a replica of it.
+        age: how long it has been in this store, by a clock that nobody sets; None where that is not known, as of an
+            object on another host.
     """
 
     ref: ObjectRef
@@ -129,6 +131,7 @@ class ObjectInfo:
     deleted: bool = False
     origin: Optional[str] = None
     replicas: Tuple[str, ...] = ()
+    age: Optional[timedelta] = None
 
     @property
     def type(self) -> str:

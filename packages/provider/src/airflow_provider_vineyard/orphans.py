@@ -174,7 +174,8 @@ def find_orphans(
 
 def candidates(infos: Iterable[ObjectInfo], *, now: datetime, min_age: timedelta) -> List[ObjectInfo]:
     """Return those objects that are orphans if no row refers to them: originals of that age or older."""
-    return [info for info in infos if info.origin is None and now - info.created >= min_age]
+    ages = ((info, now - info.created if info.age is None else info.age) for info in infos if info.origin is None)
+    return [info for info, age in ages if age >= min_age]
 
 
 def referenced(tokens: AbstractSet[str]) -> Set[str]:

@@ -47,7 +47,7 @@ def info(session: Session, ref: Union[ObjectRef, str]) -> ObjectInfo:
         return session.info(connection, *found)
     token, endpoint = ref.token, ref.endpoint
     meta = session.migration.at_source(connection, ref, lambda remote: objects.find_object(remote, number, token))
-    return replace(session.info(connection, number, meta), ref=ref, socket=endpoint or "")
+    return replace(session.info(connection, number, meta), ref=ref, socket=endpoint or "", age=None)
 
 
 def objects_there(session: Session, wanted: Mapping[str, str], deleted: bool) -> Iterator[ObjectInfo]:

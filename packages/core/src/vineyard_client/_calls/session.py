@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import time
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Callable, Mapping, Optional, Sequence, Type
 
 from .._hosts.migration import Migration
-from .._io.deadline import Deadline
+from .._io.deadline import Deadline, uptime
 from .._io.tcp import split_endpoint
 from .._io.unix import UnixStream
 from .._store.connection import Connection
@@ -173,6 +173,7 @@ class Session:
             summary=summary,
             size=size,
             created=time.time(),
+            uptime=uptime(),
             host=os.uname().nodename,
             instance_id=connection.instance.instance_id,
             labels=labels,
@@ -194,7 +195,14 @@ class Session:
             deleted=deleted,
             origin=meta.origin,
             replicas=meta.replicas,
+            age=_age(meta),
         )
+
+
+def _age(meta: ValueMeta) -> Optional[timedelta]:
+    passed = None if meta.uptime is None else uptime() - meta.uptime
+    # Less than nothing: it comes from a container that counts from another moment (man 7 time_namespaces).
+    return None if passed is None or passed < 0 else timedelta(seconds=passed)
 
 
 def native_objects() -> Type[NativeObject]:

@@ -55,8 +55,8 @@ _SLOWEST = 1e6
 # Seconds to wait, before deleting a replica, for somebody who is about to finish one.
 _FORGET_TIMEOUT = 1.0
 
-# Ids in one request for metadata.
-_BATCH = 10_000
+# Ids in one request for metadata: what comes back must fit into a frame from another host.
+_BATCH = 200
 
 Result = TypeVar("Result")
 

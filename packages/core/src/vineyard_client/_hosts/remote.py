@@ -16,6 +16,7 @@ from typing import Callable, List, Optional, Sequence
 from .._io.deadline import Deadline
 from .._io.tcp import TcpStream
 from .._store.connection import Connection, Exchange
+from .._wire.framing import MAX_REMOTE_FRAME
 from .._wire.messages import GetRemoteBuffers, InstanceStatus, Request
 from ..exceptions import ObjectNotFound, ProtocolError, ServerError
 from ..ids import format_id
@@ -42,6 +43,8 @@ class RemoteConnection(Connection):
         ProtocolError: what listens there is not vineyardd.
         UnsupportedVersion: the server is older than this client knows.
     """
+
+    most = MAX_REMOTE_FRAME
 
     def __init__(
         self,

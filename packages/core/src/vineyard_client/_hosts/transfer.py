@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Callable
 
 from .. import _codec
-from .._io.deadline import Deadline
+from .._io.deadline import Deadline, uptime
 from .._store import objects
 from .._store.connection import Connection
 from .._store.making import Making
@@ -59,7 +59,7 @@ def copy_here(local: Connection, remote: RemoteConnection, ref: ObjectRef, recor
     number = parse_id(ref.id)
     original = objects.find_object(remote, number, ref.token)
     here = local.instance.instance_id
-    meta = replace(original, instance_id=here, origin=remote.peer, origin_id=ref.id)
+    meta = replace(original, instance_id=here, origin=remote.peer, origin_id=ref.id, uptime=uptime())
     making = Making(local, meta)
     try:
         if meta.content is not None:

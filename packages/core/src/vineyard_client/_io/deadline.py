@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Optional
 
-__all__ = ["DEFAULT_TIMEOUT", "Deadline"]
+__all__ = ["DEFAULT_TIMEOUT", "Deadline", "uptime"]
 
 # Seconds. A healthy server answers in well under a millisecond; a loaded host may stall it for a while.
 DEFAULT_TIMEOUT = 30.0
@@ -37,3 +37,8 @@ class Deadline:
         """Add time that does not count: bytes were moving in it, so nobody was waited for."""
         if self._at is not None:
             self._at += seconds
+
+
+def uptime() -> float:
+    """Return the seconds since this host was started, by the clock that all its processes have and that nobody sets."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()

@@ -67,7 +67,7 @@ def plan(
 
     Args:
         candidates: what the store has.
-        now: the time to measure ages from, with a time zone.
+        now: the time, with a time zone: ages that the store does not know are measured from it.
         older_than: the age from which on whole values are freed, too; None frees none of them.
         labels: only objects that have all of these.
     """
@@ -84,6 +84,6 @@ def plan(
                 actions.append(Collectable(info, DEAD_WRITER))
         elif candidate.original_gone:
             actions.append(Collectable(info, ORIGINAL_GONE))
-        elif older_than is not None and now - info.created >= older_than:
+        elif older_than is not None and (now - info.created if info.age is None else info.age) >= older_than:
             actions.append(Collectable(info, EXPIRED))
     return actions

@@ -21,6 +21,7 @@ from typing import Any, Callable, Deque, Iterable, Iterator, List, Optional, Seq
 from .._io.deadline import Deadline
 from .._io.mapping import holds, map_private, map_shared, read_exact, write_all
 from .._io.stream import Stream
+from .._wire.framing import MAX_FRAME
 from .._wire.messages import (
     GetBuffers,
     InstanceReply,
@@ -120,6 +121,7 @@ class Connection:
     """
 
     instance: InstanceReply
+    most = MAX_FRAME
 
     def __init__(
         self,
@@ -131,7 +133,7 @@ class Connection:
         username: str = "",
         password: str = "",
     ) -> None:
-        self.conversation = Conversation(stream)
+        self.conversation = Conversation(stream, self.most)
         self.pid = os.getpid()
         self._timeout = timeout
         self._deadline = deadline

@@ -37,7 +37,7 @@ from .._io.steps import Closers, chained, when_dropped
 from .._io.stream import Stream
 from .._io.turn import Turn
 from .._io.unix import NoDescriptorLeft
-from .._wire.framing import FrameDecoder, Message, encode_frame
+from .._wire.framing import MAX_FRAME, FrameDecoder, Message, encode_frame
 from .._wire.messages import Release, Request, fds_announced, parse_reply
 from ..exceptions import ConnectionFailed, DeadlineExceeded, ProtocolError, VineyardError
 
@@ -151,10 +151,12 @@ class Conversation:
 
     Args:
         stream: connected; the conversation owns it from here on.
+        most: bytes that a reply may have.
     """
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream, most: int = MAX_FRAME) -> None:
         self.stream = stream
+        self.most = most
         self.generation = generation()
         self.closed = False
         #: Whether a child has it, too, and relies on its marks.
@@ -315,7 +317,7 @@ class Conversation:
         parts.whole = True
 
     def _message(self, box: Deque[bytes], deadline: Deadline) -> Message:
-        decoder = FrameDecoder()
+        decoder = FrameDecoder(self.most)
         message = None
         for piece in tuple(box):
             message = decoder.receive(piece)

@@ -8,7 +8,9 @@ A value is one metadata object. A small one is inside of it; any other has a blo
     type         what the value is, e.g. pandas.DataFrame
     summary      the same for people, a few hundred bytes at most
     size         bytes of the envelope (the blob's own nbytes read 0 while it is unsealed)
-    created      seconds since 1970, UTC
+    created      seconds since 1970, UTC, by the writer's clock: for people
+    uptime       seconds since the host was started, when it came into this store; ages are counted by that, because a
+                 store does not outlive its host's start, and nobody sets that clock. Not in what early releases put
     host         where it was put
     labels       a JSON object of strings; as text, because the server takes a dict for a member object
     content      the envelope in base64, if it has at most INLINE_LIMIT bytes; else there are two members:
@@ -55,6 +57,16 @@ GUARD_SIZE = 1
 # metadata takes one to put and one to get; but a listing of the store carries all of them.
 INLINE_LIMIT = 1024
 
+# These are security limits: what a peer, or whoever writes to the store, can have every later listing of it carry.
+# Names of types and hosts are short, a summary has a few hundred characters; Airflow's own limits for what is in the
+# labels of an XCom (four texts of 250 to 512 characters) fit several times.
+MAX_TYPE = 1024
+MAX_SUMMARY = 4096
+MAX_HOST = 1024
+MAX_LABELS = 64
+MAX_LABELS_SIZE = 16 * 1024
+MAX_SERVER_LABELS_SIZE = 1024 * 1024
+
 # What reading a damaged tree raises: JSON may nest without end, and a number may be infinite.
 _DAMAGE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, VineyardError)
 
@@ -86,6 +98,7 @@ class ValueMeta:
     origin: Optional[str] = None
     origin_id: Optional[str] = None
     replicas: Tuple[str, ...] = ()
+    uptime: Optional[float] = None
 
     def tree(self, typename: str = VALUE) -> Tree:
         """Return the tree to store, of one typename or the other."""
@@ -96,13 +109,15 @@ class ValueMeta:
             "instance_id": self.instance_id,
             "transient": True,
             "token": self.token,
-            "type": self.type,
-            "summary": self.summary,
+            "type": self.type[:MAX_TYPE],
+            "summary": self.summary[:MAX_SUMMARY],
             "size": self.size,
             "created": self.created,
             "host": self.host,
             "labels": json.dumps(dict(self.labels)),
         }
+        if self.uptime is not None:
+            tree = {**tree, "uptime": self.uptime}
         if self.origin is not None:
             tree = {**tree, "origin": self.origin, "origin_id": self.origin_id}
         if self.content is not None:
@@ -120,7 +135,7 @@ class ValueMeta:
         """
         if tree.get("typename") not in (VALUE, TOMBSTONE):
             raise ObjectCorrupted(
-                f"The object {tree.get('id')} is a {tree.get('typename')}, not a value of this package.",
+                f"The object {tree.get('id')} is a {tree.get('typename')!s:.80}, not a value of this package.",
                 "Only objects that vineyard-client put can be read.",
             )
         if tree.get("version") != VERSION:
@@ -130,30 +145,35 @@ class ValueMeta:
                 "Upgrade vineyard-client here, or put the value with the release that is installed here.",
             )
         try:
-            labels = json.loads(tree["labels"])
+            labels = json.loads(_bounded(tree["labels"], MAX_LABELS_SIZE))
+            if len(labels) > MAX_LABELS:
+                raise ValueError(f"it has {len(labels)} labels")
             meta = cls(
                 token=tree["token"],
-                type=tree["type"],
-                summary=tree["summary"],
+                type=_bounded(tree["type"], MAX_TYPE),
+                summary=_bounded(tree["summary"], MAX_SUMMARY),
                 size=tree["size"],
                 created=float(tree["created"]),
-                host=tree["host"],
+                host=_bounded(tree["host"], MAX_HOST),
                 instance_id=int(tree["instance_id"]),
                 labels=labels,
-                origin=tree.get("origin"),
+                origin=None if tree.get("origin") is None else _bounded(tree["origin"], MAX_HOST),
                 origin_id=tree.get("origin_id"),
                 replicas=_replicas(tree),
+                uptime=None if tree.get("uptime") is None else float(tree["uptime"]),
                 **_place(tree),
             )
             texts = [meta.type, meta.summary, meta.host, *labels, *labels.values()]
             texts += [] if meta.origin is None else [meta.origin, meta.origin_id]
             if not all(isinstance(text, str) for text in texts) or not isinstance(meta.size, int):
                 raise TypeError("a field has the wrong kind")
-            if not is_token(meta.token) or meta.size < 0 or not 0 <= meta.created < _YEAR_9999:
+            if meta.uptime is not None and not 0 <= meta.uptime < _YEAR_9999:
+                raise ValueError("it says that it was put at no time")
+            if not is_token(meta.token) or not 0 <= meta.size < 1 << 63 or not 0 <= meta.created < _YEAR_9999:
                 raise ValueError("a field has an impossible value")
         except _DAMAGE as error:
             raise ObjectCorrupted(
-                f"The metadata of the object {tree.get('id')} cannot be read: {type(error).__name__} {error}.",
+                f"The metadata of the object {tree.get('id')} cannot be read: {type(error).__name__} {error!s:.200}.",
                 "Delete it (with the reference that put returned) and put the value again.",
             ) from error
         return meta
@@ -164,24 +184,38 @@ def check_labels(labels: Optional[Mapping[str, str]]) -> Mapping[str, str]:
 
     Raises:
         TypeError: one of them, or its value, is not a text.
+        ValueError: there are too many of them, or they are too long.
     """
     labels = dict(labels or {})
     for key, value in labels.items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise TypeError(f"Labels are texts; {key!r:.40}: {value!r:.40} is not.")
+    size = len(json.dumps(labels))
+    if len(labels) > MAX_LABELS or size > MAX_LABELS_SIZE:
+        raise ValueError(
+            f"{len(labels)} labels of {size} bytes as JSON are more than an object may have: {MAX_LABELS} labels, "
+            f"{MAX_LABELS_SIZE} bytes. Put into labels what objects are found by, and the rest into the value."
+        )
     return labels
+
+
+def _bounded(text: Any, most: int) -> Any:
+    if isinstance(text, str) and len(text) > most:
+        raise ValueError(f"a text has {len(text)} characters where {most} are enough")
+    return text
 
 
 def _place(tree: Mapping[str, Any]) -> Dict[str, Any]:
     """Return where the envelope is, as arguments of ``ValueMeta``."""
     if "content" in tree:
-        return {"content": b64decode(tree["content"], validate=True)}
+        # A later release may have another limit, but nobody has megabytes in here.
+        return {"content": b64decode(_bounded(tree["content"], 64 * INLINE_LIMIT), validate=True)}
     return {name: parse_id(tree[name]["id"]) for name in ("blob", "guard")}
 
 
 def _replicas(tree: Mapping[str, Any]) -> Tuple[str, ...]:
     """Return the hosts that the server's own labels say have a replica; an empty label is one that was taken back."""
-    labels = json.loads(tree.get("__labels", "{}"))
+    labels = json.loads(_bounded(tree.get("__labels", "{}"), MAX_SERVER_LABELS_SIZE))
     return tuple(sorted(key[len(REPLICA_LABEL) :] for key in labels if key.startswith(REPLICA_LABEL) and labels[key]))
 
 

@@ -12,7 +12,7 @@ from typing import Any, Dict, Optional
 
 from ..exceptions import ProtocolError
 
-__all__ = ["MAX_FRAME", "FrameDecoder", "encode_frame"]
+__all__ = ["MAX_FRAME", "MAX_REMOTE_FRAME", "FrameDecoder", "encode_frame"]
 
 _LENGTH = struct.Struct("<Q")
 
@@ -20,6 +20,11 @@ _LENGTH = struct.Struct("<Q")
 # the whole store, about 1 KiB for each object; the server itself refuses requests above 256 MiB (MESSAGE_HEADER_LIMIT
 # in socket_server.cc).
 MAX_FRAME = 1 << 30
+
+# The same for a peer on another host, which is trusted less: it is asked for the metadata of some hundred objects at
+# most, which have bounds of their own, and may answer in as few bytes as it likes with JSON that takes thirty times as
+# much in this process.
+MAX_REMOTE_FRAME = 8 << 20
 
 Message = Dict[str, Any]
 
