@@ -11,7 +11,7 @@ store can read it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Dict, Mapping, Optional, Tuple
 
@@ -131,7 +131,7 @@ class ObjectInfo:
     deleted: bool = False
     origin: Optional[str] = None
     replicas: Tuple[str, ...] = ()
-    age: Optional[timedelta] = None
+    age: Optional[timedelta] = field(default=None, compare=False)
 
     @property
     def type(self) -> str:
