@@ -159,3 +159,36 @@ class Gadget:
 
 class Meta(type):
     """A class of classes."""
+
+
+class Waiting:
+    """Is taken apart and put together while ``moment`` is called: a moment at which a signal may come."""
+
+    moment: Any = staticmethod(lambda: None)
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def __getstate__(self) -> Any:
+        if self.where == "encode":
+            Waiting.moment()
+        return {"where": self.where}
+
+    def __setstate__(self, state: Any) -> None:
+        self.where = state["where"]
+        if self.where == "decode":
+            Waiting.moment()
+
+    @property
+    def shape(self) -> Any:
+        if self.where == "summary":
+            Waiting.moment()
+        raise AttributeError("shape")
+
+
+class Walked(dict):
+    """Is asked for its items only to say where something sits that was refused."""
+
+    def items(self) -> Any:
+        Waiting.moment()
+        return super().items()

@@ -2,6 +2,7 @@
 
 The parts, each with its own docstring, from what imports nothing of the others upwards: ``envelope`` (the bytes: the
 format's source of truth), ``ops`` and ``parts`` (the language of six operations, and checks of what stands in it),
+``outside`` (which exceptions are no fault of a value),
 ``makings`` (what an object is made of besides its class), ``passive`` and ``modules`` (which classes hold data only,
 and where they are found), ``policy`` (which others are allowed), ``table`` (what is declared of known types),
 ``verify`` (the check before anything runs), ``writer`` and ``reader`` (pickle protocol 5 in that language),

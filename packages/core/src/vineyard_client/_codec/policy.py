@@ -31,6 +31,8 @@ from typing import Any, Iterable, List, Tuple
 
 from vineyard_client.exceptions import UnsafeType
 
+from .outside import from_outside
+
 __all__ = ["Policy", "is_function", "is_standard", "lookup", "names_of", "pattern_of", "policy_for", "qualified"]
 
 # Top-level modules whose classes and functions run, open, load or reach for things.
@@ -447,6 +449,8 @@ def lookup(module: str, qualname: str) -> Any:
                 raise AttributeError(part)
             found = getattr(found, part)
     except (ImportError, AttributeError, ValueError) as exc:
+        if from_outside(exc):
+            raise
         raise _refused(
             f"{module}.{qualname}",
             f"it cannot be found here ({type(exc).__name__}: {exc})",

@@ -24,6 +24,8 @@ import sys
 import types
 from typing import Any, Callable, Dict, List, Set, Tuple
 
+from .outside import from_outside
+
 __all__ = ["demand", "demanded", "difference"]
 
 _demanded = os.environ.get("VINEYARD_PROOF", "") not in ("", "0")
@@ -170,7 +172,9 @@ class _Comparison:
         """Compare what two objects of one type are taken apart into by pickle."""
         try:
             one, other = _reduce(left), _reduce(right)
-        except Exception:
+        except Exception as exc:
+            if from_outside(exc):
+                raise
             # Pickle cannot take it apart, the codec can: then it must say itself whether it is the same.
             _agree(left == right, left, right, place)
             return

@@ -20,6 +20,7 @@ from typing import IO, Any, Callable, Dict, List, NoReturn, Tuple
 from vineyard_client.exceptions import ObjectCorrupted, UnsafeType, VineyardError
 
 from . import ops
+from .outside import from_outside
 from .parts import damaged, refused, set_state
 from .policy import Policy, qualified
 from .table import table
@@ -236,6 +237,8 @@ def load(stream: Stream, buffers: List[memoryview], policy: Policy) -> Any:
     except (VineyardError, MemoryError):
         raise
     except Exception as exc:
+        if from_outside(exc):
+            raise
         raise ObjectCorrupted(
             f"The stored value cannot be put together: {type(exc).__name__}: {exc}.",
             "Make sure that the libraries it comes from have the versions here that they had where it was written; "

@@ -11,6 +11,8 @@ from collections import Counter
 from itertools import islice
 from typing import Any, Iterable, List
 
+from .outside import from_outside
+
 __all__ = ["LIMIT", "describe", "type_name"]
 
 LIMIT = 300
@@ -36,6 +38,8 @@ def describe(value: object) -> str:
     try:
         text = _describe(value)
     except Exception as exc:  # an attribute of a type we do not know may do anything
+        if from_outside(exc):
+            raise
         text = f"{type_name(value)} ({type(exc).__name__} when asked for its shape)"
     return text if len(text) <= LIMIT else text[: LIMIT - 1] + "…"
 

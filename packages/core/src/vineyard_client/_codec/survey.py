@@ -15,6 +15,7 @@ from vineyard_client.exceptions import UnsafeType, VineyardError
 
 from . import locate
 from .ops import MAKE, Op
+from .outside import from_outside
 from .policy import Policy, is_standard, qualified
 from .remedies import advice
 from .writer import Writer
@@ -163,8 +164,10 @@ def survey(value: Any, policy: Policy) -> Survey:
         complete = True
     except _Enough:
         pass
-    except (VineyardError, RecursionError, pickle.PicklingError, ValueError, TypeError):
-        pass  # what it was has been noted, or is what the writer itself says
+    except (VineyardError, RecursionError, pickle.PicklingError, ValueError, TypeError) as exc:
+        if from_outside(exc):
+            raise
+        # What it was has been noted, or is what the writer itself says.
     finally:
         pickler.clear_memo()
         surveyor.finish.clear()
@@ -175,7 +178,9 @@ def place_of(root: Any, finding: Finding) -> str:
     """Return where a finding sits in a value, an empty text if that is not known."""
     try:
         where = locate.path(root, finding.value)
-    except Exception:
+    except Exception as exc:
+        if from_outside(exc):
+            raise
         return ""  # a container of the caller's own that cannot be walked; what was refused is known all the same
     return "" if finding.value is root else where
 

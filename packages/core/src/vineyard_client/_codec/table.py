@@ -22,6 +22,8 @@ from typing import Any, Callable, Dict, FrozenSet, Set, Tuple
 from vineyard_client._forks import importing
 from vineyard_client.exceptions import UnsupportedVersion
 
+from .outside import from_outside
+
 __all__ = ["Filler", "Maker", "Reducer", "Table", "table"]
 
 # What they are given first is a ``writer.Writer`` or a ``reader.Reader``, which stand above and use this table.
@@ -101,6 +103,8 @@ class Table:
         try:
             getattr(adapter, function)(self)
         except (ImportError, AttributeError) as exc:
+            if from_outside(exc):
+                raise
             raise UnsupportedVersion(
                 f"Values of {package} cannot be stored or read here: it is not installed, or in a version that this "
                 f"release does not know ({type(exc).__name__}: {exc}).",

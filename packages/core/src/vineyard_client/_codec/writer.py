@@ -21,6 +21,7 @@ from vineyard_client.exceptions import UnsafeType, VineyardError
 
 from .envelope import Chunk
 from .ops import CALL, NAME, NEW, STATE, Op
+from .outside import from_outside
 from .policy import Policy, qualified
 from .table import Reducer, table
 
@@ -82,6 +83,8 @@ class Writer:
         except (MemoryError, RecursionError):
             raise
         except Exception as exc:
+            if from_outside(exc):
+                raise
             if isinstance(exc, VineyardError):
                 raise
             raise _failed(value, exc) from exc
@@ -161,6 +164,8 @@ def own_reduction(value: Any) -> Any:
     except (VineyardError, MemoryError, RecursionError):
         raise
     except Exception as exc:
+        if from_outside(exc):
+            raise
         raise _failed(value, exc) from exc
 
 
@@ -251,12 +256,16 @@ def dump(value: Any, policy: Policy) -> Tuple[List[Chunk], List[memoryview]]:
             finish()
         done = True
     except RecursionError as exc:
+        if from_outside(exc):
+            raise
         raise UnsafeType(
             f"The value cannot be stored: it is nested too deeply ({exc}).",
             "Store a flatter structure, or raise sys.setrecursionlimit where it is written.",
             qualified(type(value)),
         ) from exc
     except (pickle.PicklingError, io.UnsupportedOperation) as exc:
+        if from_outside(exc):
+            raise
         raise UnsafeType(
             f"The value cannot be stored: {exc}.", "Store plain data instead.", qualified(type(value))
         ) from exc

@@ -19,6 +19,7 @@ from vineyard_client.exceptions import UnsafeType, UnsupportedVersion
 from ..makings import attributes_of, base_of, give
 from ..modules import loaded
 from ..ops import FILL, MAKE
+from ..outside import from_outside
 from ..parts import checked, damaged, refused
 from ..passive import fields_of, is_bare_tuple, is_enumeration, is_structure
 from ..policy import qualified
@@ -139,7 +140,9 @@ def _made_again(module: str, name: str, fields: Tuple[str, ...]) -> Any:
 def _can_be_made_again(cls: Any) -> bool:
     try:
         return bool(_made_again(cls.__module__, cls.__name__, cls._fields))
-    except Exception:  # whatever else is called _fields
+    except Exception as exc:  # whatever else is called _fields
+        if from_outside(exc):
+            raise
         return False
 
 
