@@ -296,3 +296,22 @@ def test_a_transfer_that_is_awaited_ends_the_waiting(servers: Trio) -> None:
     second = b.begin(lambda client: client.migrate(ref))
     assert first.result() == second.result()
     assert b.do(lambda client: client.delete(ref))
+
+
+def test_what_is_told_of_objects_that_share_a_token(servers: Trio) -> None:
+    """A replica stands for the one that it is of, and not for the other one."""
+    a, b, _ = servers
+    with a.client() as client:
+        first = client.put(numbers(), labels={"which": "first"})
+        second = client.put(numbers(), labels={"which": "second"}, same_as=first)
+    assert second.token == first.token and second.id != first.id
+
+    def look(client: vc.Client) -> list:
+        client.get(first)
+        infos = [client.info(ref) for ref in (first, second)]
+        assert infos[1].ref == second
+        return [info.labels["which"] for info in infos]
+
+    assert b.do(look) == ["first", "second"]
+    for ref in (first, second):
+        assert b.do(lambda client, ref=ref: client.delete(ref))

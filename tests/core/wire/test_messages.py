@@ -453,3 +453,13 @@ def test_any_reply(request_: Request[Any], right_type: bool, fields: Dict[str, A
         parse_reply(request_, reply)
     except VineyardError as error:
         assert str(error)
+
+
+@pytest.mark.parametrize("kind", [CreateBuffer, GetBuffers])
+def test_a_blob_in_a_memory_that_cannot_be(kind: type) -> None:
+    """Offsets of files are signed: what lies beyond would be an OverflowError of the first system call."""
+    request = by_type(kind)
+    place = "created" if kind is CreateBuffer else "0"
+    fields = {f"{place}__data_offset": 1 << 63, f"{place}__data_size": 5, f"{place}__map_size": (1 << 64) - 1}
+    with pytest.raises(ProtocolError, match="no file is so large"):
+        parse_reply(request, reply_to(request, **fields))

@@ -43,7 +43,8 @@ def info(session: Session, ref: Union[ObjectRef, str]) -> ObjectInfo:
             raise
         session.must_be_elsewhere(connection, ref, error)
     found = session.migration.find(connection, ref.token)
-    if found:
+    # Objects that share a token have labels of their own, and at most one of them has a replica here.
+    if found and found[1].origin_id in (None, ref.id):
         return session.info(connection, *found)
     token, endpoint = ref.token, ref.endpoint
     meta = session.migration.at_source(connection, ref, lambda remote: objects.find_object(remote, number, token))

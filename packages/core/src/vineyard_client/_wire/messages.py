@@ -52,6 +52,9 @@ __all__ = [
 # by a major version. 0.14.8 is the oldest server this client is tested against.
 CLIENT_VERSION = "0.14.8"
 
+# Offsets in files are signed (man 2 lseek).
+_MOST = 1 << 63
+
 Reply = TypeVar("Reply")
 Tree = Dict[str, Any]
 
@@ -135,6 +138,8 @@ class Payload(NamedTuple):
         size, offset, map_size = _size(tree, "data_size"), _size(tree, "data_offset", 0), _size(tree, "map_size", 0)
         if size and offset + size > map_size:
             raise ProtocolError(f"The server placed a blob at {offset}+{size}, outside of its memory of {map_size}.")
+        if map_size >= _MOST:
+            raise ProtocolError(f"The server has memory of {map_size} bytes: no file is so large.")
         store_fd: int = _field(tree, "store_fd", int, -1)
         return cls(_size(tree, "object_id") if blob is None else blob, store_fd, offset, size, map_size)
 
