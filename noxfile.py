@@ -280,7 +280,7 @@ def airflows(session: nox.Session, release: str) -> None:
 
 @nox.session(name="services-env", python=airflow_python(), default=False)
 def services_env(session: nox.Session) -> None:
-    """Build the environment of the sessions two-hosts, load, ui and bench: Airflow 3.3.2 with Celery and more."""
+    """Build the environment of two-hosts, placement, load, ui and bench: Airflow 3.3.2 with Celery and more."""
     install_lock(session, "services", "Airflow with Celery takes one to three minutes, once.")
     install_packages(session, "core", "provider")
 
@@ -293,8 +293,15 @@ def with_services(session: nox.Session, *command: str) -> None:
 
 @nox.session(name="two-hosts", requires=["services-env"], venv_backend="none", default=False)
 def two_hosts(session: nox.Session) -> None:
-    """Run the flights pipeline on two worker hosts; what it needs stands in tests/two_hosts/README.md."""
+    """Run pipelines on two worker hosts, what it needs stands in tests/two_hosts/README.md."""
     with_services(session, "tests/two_hosts")
+
+
+@nox.session(requires=["services-env"], venv_backend="none", default=False)
+def placement(session: nox.Session) -> None:
+    """Test placement with Airflow's providers for Celery and Kubernetes, on Redis and RabbitMQ if they are here."""
+    paths = sorted(Path("tests/provider").glob("test_placement_*.py"))
+    with_services(session, *map(str, paths), "tests/provider/test_executor_celery.py")
 
 
 @nox.session(requires=["services-env"], venv_backend="none", default=False)

@@ -124,6 +124,8 @@ def test_airflow_looks_where_the_store_is(kubernetes: Path) -> None:
     socket = values["env"][1]["value"]
     assert socket in pod["spec"]["containers"][0]["command"]
     assert "$(VINEYARD_HOST):9700" in values["extraEnv"]
+    env = {variable["name"]: variable for variable in yaml.safe_load(values["extraEnv"])}
+    assert env["AIRFLOW__VINEYARD__HOST"]["valueFrom"]["fieldRef"]["fieldPath"] == "spec.nodeName"
 
 
 # ---- with the chart
@@ -203,6 +205,7 @@ def test_airflow_pods_reach_the_store(rendered: List[Object], executor: str) -> 
         assert env["AIRFLOW__CORE__XCOM_BACKEND"]["value"] == "airflow_provider_vineyard.xcom.VineyardXCom"
         assert env["AIRFLOW__VINEYARD__IPC_SOCKET"]["value"] == "/var/run/vineyard/vineyard.sock"
         assert env["AIRFLOW__VINEYARD__RPC_ENDPOINT"]["value"] == "$(VINEYARD_HOST):9700"
+        assert env["AIRFLOW__VINEYARD__HOST"]["valueFrom"]["fieldRef"]["fieldPath"] == "spec.nodeName"
         # A variable may refer only to those before it.
         order = [variable["name"] for variable in main["env"]]
         assert order.index("VINEYARD_HOST") < order.index("AIRFLOW__VINEYARD__RPC_ENDPOINT")

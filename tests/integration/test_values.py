@@ -134,6 +134,25 @@ def test_info(client: vc.Client) -> None:
     assert (info.host, info.socket) == (os.uname().nodename, client.socket)
 
 
+def test_the_name_of_the_host(client: vc.Client) -> None:
+    """Whoever puts a value may say what its host is called; also where it shares memory, or turns out not to."""
+    value = bytes(range(256)) * 1000
+    ref = client.put(value, host="node-1")
+    same, another = client.put(value, same_as=ref, host="node-2"), client.put(value[1:], same_as=ref, host="node-3")
+    assert [client.info(found).host for found in (ref, same, another)] == ["node-1", "node-2", "node-3"]
+    assert client.get(ref) == value
+
+
+@pytest.mark.parametrize("host", ["", "n" * 256, "a\nb", "\ud800"])
+def test_what_is_no_name_of_a_host(client: vc.Client, host: str) -> None:
+    """It is refused, and nothing is stored."""
+    with pytest.raises(ValueError, match="is no host's name: write 1 to 255 printable characters"):
+        client.put(1, host=host)
+    with pytest.raises(ValueError, match="native"):
+        client.put(1, host="node-1", native=True)
+    assert list(client.list()) == []
+
+
 def test_list(client: vc.Client) -> None:
     """Objects are listed oldest first, all or by labels, without their values."""
     refs = [client.put(i, labels={"n": str(i % 2), "all": "yes"}) for i in range(6)]

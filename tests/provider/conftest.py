@@ -15,7 +15,10 @@ from typing import Any, Callable, Iterator
 
 import pytest
 
-_PURE = {"test_get_provider_info.py", "test_inline.py", "test_reference.py", "test_shown.py"}
+_PURE = {
+    *("test_get_provider_info.py", "test_inline.py", "test_reference.py", "test_shown.py"),
+    *("test_placement_graph.py", "test_placement_queues.py", "test_placement_rule.py"),
+}
 
 
 def _generation() -> int:
@@ -61,6 +64,7 @@ def clean_configuration(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     clients.close_clients()
     settings.get_settings.cache_clear()
+    settings.get_placement.cache_clear()
 
 
 @pytest.fixture
@@ -73,6 +77,7 @@ def options(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         for name, value in values.items():
             monkeypatch.setenv(f"AIRFLOW__VINEYARD__{name.upper()}", str(value))
         settings.get_settings.cache_clear()
+        settings.get_placement.cache_clear()
 
     return set_options
 

@@ -23,6 +23,11 @@ OPTIONS = {
     "reserve_memory",
     "preload",
     "deployment",
+    "host",
+    "placement",
+    "placement_min_size",
+    "placement_bandwidth",
+    "placement_wait",
 }
 
 

@@ -10,7 +10,7 @@ import pytest
 from airflow.exceptions import AirflowConfigException
 
 from airflow_provider_vineyard import version_compat
-from airflow_provider_vineyard.settings import AIRFLOW_CLASSES, get_settings, wrong_options
+from airflow_provider_vineyard.settings import AIRFLOW_CLASSES, get_placement, get_settings, wrong_options
 
 pytestmark = pytest.mark.airflow
 
@@ -152,3 +152,50 @@ def test_all_wrong_options_at_once(options: Callable[..., None]) -> None:
     assert wrong_options() == []
     options(size="plenty", persist="perhaps", deployment="a b", ipc_socket="relative")
     assert [problem.split()[1] for problem in wrong_options()] == ["ipc_socket", "persist", "size", "deployment"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("16Mi", 16 << 20), ("100M", 100_000_000), ("1.5Gi", 3 << 29), ("0", 0), ("7", 7), ("2 kB", 2000)],
+)
+def test_amounts_of_bytes(options: Callable[..., None], text: str, expected: int) -> None:
+    """Binary and decimal units, as elsewhere."""
+    options(placement_min_size=text)
+    assert get_placement().minimum == expected
+
+
+def test_placement_is_off_by_default() -> None:
+    """And its numbers are those of the documentation."""
+    options = get_placement()
+    assert options == (False, 16 << 20, 1e8, 10.0, None, ())
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("placement", "perhaps"),
+        ("placement_min_size", "large"),
+        ("placement_min_size", ""),
+        ("placement_bandwidth", "0"),
+        ("placement_bandwidth", "fast"),
+        ("placement_wait", "-1"),
+        ("placement_wait", "301"),
+        ("placement_wait", "nan"),
+        ("placement_wait", ""),
+    ],
+)
+def test_wrong_options_of_placement(options: Callable[..., None], option: str, value: str) -> None:
+    """They are named, by the getter and among all wrong ones, and fail no task."""
+    options(**{option: value})
+    with pytest.raises(version_compat.config_exception(), match=rf"\[vineyard\] {option} is {value!r}"):
+        get_placement()
+    assert any(option in problem for problem in wrong_options())
+    get_settings()
+
+
+@pytest.mark.parametrize("value", ["a b", "n" * 254, "node/1"])
+def test_what_is_no_host(options: Callable[..., None], value: str) -> None:
+    """It goes into each row."""
+    options(host=value)
+    with pytest.raises(version_compat.config_exception(), match="host is"):
+        get_settings()

@@ -35,6 +35,15 @@ def everything_goes_to_vineyard(options: Callable[..., None]) -> None:
 ORIGIN = Origin("etl", "r1", "extract", -1, "return_value")
 
 
+def test_the_name_of_the_host(store: Any, options: Callable[..., None], server: Any) -> None:
+    """Rows have the system's name for this host, or the one that is configured."""
+    assert RowReference.parse(subject.put((1, 2), ORIGIN)).host == os.uname().nodename
+    options(ipc_socket=server.socket, host="node-1")
+    row = subject.put((1, 2), ORIGIN)
+    assert RowReference.parse(row).host == store.info(RowReference.parse(row).ref).host == "node-1"
+    assert subject.get(row) == (1, 2)
+
+
 def test_no_server(options: Callable[..., None], tmp_path: Path) -> None:
     """The message names XCom, socket and option."""
     path = str(tmp_path / "v.sock")

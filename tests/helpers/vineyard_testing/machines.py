@@ -75,9 +75,19 @@ def wait_until(ready: Callable[[], Any], what: str, seconds: float, alive: Calla
 
 
 class Machines:
-    """The three hosts; ``start`` brings everything up, ``stop`` ends it."""
+    """The three hosts; ``start`` brings everything up, ``stop`` ends it.
 
-    def __init__(self) -> None:
+    Args:
+        env: settings beyond the usual.
+        queues: what the worker of each host listens to; its own queue, called as the host, unless it is given.
+        size: of each host's store.
+    """
+
+    def __init__(
+        self, env: Optional[Dict[str, str]] = None, *, queues: Optional[str] = None, size: str = "1Gi"
+    ) -> None:
+        self._queues = queues
+        self._size = size
         self.folder = Path(tempfile.mkdtemp(prefix="vy2h-"))
         self.folder.chmod(0o755)
         self.processes: List[Tuple[str, subprocess.Popen[bytes]]] = []
@@ -103,6 +113,7 @@ class Machines:
             "AIRFLOW__CELERY__BROKER_URL": f"redis://{CONTROL}:6379/0",
             "AIRFLOW__CELERY__RESULT_BACKEND": f"db+postgresql://airflow@{CONTROL}/airflow",
             "AIRFLOW__CELERY__WORKER_CONCURRENCY": "2",
+            **(env or {}),
         }
 
     # ---- network
@@ -193,9 +204,27 @@ class Machines:
             self.launch("control", name, "airflow", name)
         server = self.run("a", sys.executable, "-c", "from vineyard_client.server import find_binary as f; print(f())")
         for host in DATA:
-            options = ["--size=1Gi", "--meta=local", "--rpc=true", f"--rpc_socket_port={RPC_PORT}"]
+            options = [f"--size={self._size}", "--meta=local", "--rpc=true", f"--rpc_socket_port={RPC_PORT}"]
             self.launch(host, f"vineyardd-{host}", server.split()[-1], f"--socket={self.socket(host)}", *options)
-            self.launch(host, f"worker-{host}", "airflow", "celery", "worker", "-q", host)
+            self.worker(host)
+
+    def worker(self, host: str) -> None:
+        """Start the worker of a host."""
+        # All hosts have the name of this machine.
+        name = ["-H", f"celery@{host}"]
+        self.launch(host, f"worker-{host}", "airflow", "celery", "worker", *name, "-q", self._queues or host)
+
+    def end(self, name: str, number: int = signal.SIGKILL) -> None:
+        """End a process that was launched, with all that it started."""
+        (process,) = [process for other, process in self.processes if other == name]
+        self.processes = [(other, process) for other, process in self.processes if other != name]
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        process.wait()
+
+    def redis(self, *command: str) -> str:
+        """Run a command of Redis's own client."""
+        return self.run("control", "redis-cli", "-h", CONTROL, *command)
 
     def _postgres(self) -> None:
         folder = _postgres_folder()

@@ -7,6 +7,7 @@ they are kept safe in ``_store.objects``. All methods may be called from any thr
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Callable, ContextManager, Dict, Iterator, List, Mapping, Optional, Sequence, Type, Union
 
@@ -26,6 +27,9 @@ from .exceptions import ObjectNotFound
 from .reference import Draft, ObjectInfo, ObjectRef, StoreStatus, number_of
 
 __all__ = ["DEFAULT_TIMEOUT", "Client", "preload"]
+
+# As for names in DNS.
+_HOST_LIMIT = 255
 
 
 class Client:
@@ -104,6 +108,7 @@ class Client:
         allowed_classes: Sequence[str] = (),
         native: bool = False,
         same_as: Optional[ObjectRef] = None,
+        host: Optional[str] = None,
     ) -> ObjectRef:
         """Store a value and return a reference to it.
 
@@ -122,14 +127,18 @@ class Client:
                 written in one step, and ``list`` does not show it.
             same_as: a value of this store that may be the same one. If it is, byte for byte, the new object shares its
                 memory and its token instead of taking as much again; each can be deleted without the other.
+            host: what ``info`` says of where it was put, at most 255 characters; by default the system's name.
 
         Raises:
             UnsafeType: the value holds a class that readers would not accept, or, if it is to be native, one that
                 vineyard's own types have no form for; nothing is stored.
             StoreFull: there is no room; nothing is stored.
-            ValueError: what ``encode`` made is used up already, or to be native, or the same as another value.
+            ValueError: what ``encode`` made is used up already, or to be native, or the same as another value; or the
+                host's name is none, or is given for a native object, which has none.
         """
         labels = check_labels(labels)
+        if host is not None:
+            _check_host(host, native)
         if isinstance(value, EncodedValue) and (native or same_as is not None):
             raise ValueError("What encode() made has a token and a form of its own: put the value itself.")
         if native:
@@ -145,6 +154,8 @@ class Client:
             try:
                 connection = self._connection()
                 meta = self._meta(connection, encoded, token, labels)
+                if host is not None:
+                    meta = replace(meta, host=host)
                 ref = writing.put(
                     self._session, connection, meta, encoded.chunks, same_as=other, persistent=persist, made=made
                 )
@@ -155,7 +166,7 @@ class Client:
                 making.undo()
             raise
         if ref is None:  # it is not the same: a token of its own, then
-            return self.put(value, labels=labels, persist=persist, allowed_classes=allowed_classes)
+            return self.put(value, labels=labels, persist=persist, allowed_classes=allowed_classes, host=host)
         return ref
 
     def create(
@@ -443,6 +454,13 @@ class _Creation(ContextManager[Draft]):
         if drafting is not None:
             drafting.undo()
         self._encoded.release()
+
+
+def _check_host(host: str, native: bool) -> None:
+    if native:
+        raise ValueError("A native object has no place for the name of a host: leave host out.")
+    if not (0 < len(host) <= _HOST_LIMIT and host.isprintable()):
+        raise ValueError(f"{host!r:.300} is no host's name: write 1 to {_HOST_LIMIT} printable characters.")
 
 
 def preload() -> None:

@@ -19,7 +19,7 @@ from airflow_provider_vineyard._version import __version__
 from airflow_provider_vineyard.clients import get_client, require_core
 from airflow_provider_vineyard.get_provider_info import CONFIG_SECTION, get_provider_info
 from airflow_provider_vineyard.reference import DEPLOYMENT_LABEL
-from airflow_provider_vineyard.settings import Settings, get_settings, wrong_options
+from airflow_provider_vineyard.settings import Settings, get_placement, get_settings, wrong_options
 
 if TYPE_CHECKING:
     from vineyard_client import Client, StoreStatus
@@ -67,7 +67,7 @@ def diagnose() -> List[Check]:
     checks.append(socket)
     if socket.result != FAILED:
         checks += _server(settings)
-    return checks
+    return checks + _placement(settings)
 
 
 def _core() -> Check:
@@ -231,6 +231,17 @@ def _endpoint(settings: Settings, status: StoreStatus) -> Check:
     if _is_loopback(endpoint):
         return Check(name, WARNING, f"{endpoint} answers, but from another host it is that host itself.", remedy)
     return Check(name, OK, f"{endpoint} answers.")
+
+
+def _placement(settings: Settings) -> List[Check]:
+    """See whether tasks are placed, where that is wished."""
+    options = get_placement()
+    if not options.enabled:
+        return []
+    from airflow_provider_vineyard.placement.check import look
+
+    found = look(options, settings.host)
+    return [Check("placement", WARNING if remedy else OK, text, remedy) for text, remedy in found]
 
 
 def _is_loopback(endpoint: str) -> bool:

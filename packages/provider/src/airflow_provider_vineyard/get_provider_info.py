@@ -119,6 +119,43 @@ _OPTIONS: Dict[str, Dict[str, Any]] = {
         "airflow",
         "airflow-production",
     ),
+    "host": _option(
+        "Name of this host in the rows of values that are put here. Empty: what the system calls it, in a pod the "
+        "pod's name. On Kubernetes, the node's name (spec.nodeName by the downward API), which placement needs.",
+        "string",
+        "",
+        "worker-1",
+    ),
+    "placement": _option(
+        "Prefer to run a task on the host that has most of its input. On Kubernetes this option alone turns it on; "
+        "with Celery, [core] executor has to be airflow_provider_vineyard.executors.celery.VineyardCeleryExecutor too, "
+        "and the workers need the option and their rpc_endpoint. See operating.md for when it pays.",
+        "boolean",
+        "False",
+        "True",
+    ),
+    "placement_min_size": _option(
+        "The smallest share of a task's input for which a host is preferred: bytes, or a number with one of the units "
+        "Ki, Mi, Gi, Ti, K, M, G, T.",
+        "string",
+        "16Mi",
+        "64Mi",
+    ),
+    "placement_bandwidth": _option(
+        "Bytes per second between hosts, with the same units. A task waits for its host at most as long as its input "
+        "would take to move. 100M is what 1 Gb/s carries.",
+        "string",
+        "100M",
+        "1G",
+    ),
+    "placement_wait": _option(
+        "Seconds, the most that a task waits for its host in a queue of Celery before any worker takes it, whatever "
+        "the size of its input. 0: no task is sent to the queue of a host. With RabbitMQ, the message-ttl of the "
+        "policy counts instead.",
+        "integer",
+        "10",
+        "3",
+    ),
 }
 
 

@@ -20,7 +20,16 @@ from typing import Any, Callable, Dict, List, NamedTuple, NoReturn, Optional, Tu
 from airflow_provider_vineyard import version_compat
 from airflow_provider_vineyard.get_provider_info import CONFIG_SECTION, option_default
 
-__all__ = ["AIRFLOW_CLASSES", "Settings", "executor", "get_settings", "preload_modules", "wrong_options"]
+__all__ = [
+    "AIRFLOW_CLASSES",
+    "PlacementSettings",
+    "Settings",
+    "executor",
+    "get_placement",
+    "get_settings",
+    "preload_modules",
+    "wrong_options",
+]
 
 log = logging.getLogger(__name__)
 
@@ -62,13 +71,19 @@ _FALSE = frozenset({"f", "false", "0", "no", "off"})
 # Core takes no pattern that does not name a package: "*" would admit everything that can be imported.
 # The file of a DAG is a module of its own, under a name that begins with unusual_prefix_ and has a hash in it.
 _PATTERN = re.compile(r"(?:[^\W\d]\w*\.[\w.*?\[\]!-]+|unusual_prefix_[\w.*?\[\]!-]+)\Z")
-_SIZE = re.compile(r"\d+(?:\.\d+)?\s*(?:[KMGT]i?)?B?\Z", re.IGNORECASE)
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?))?B?\Z", re.IGNORECASE)
 _ENDPOINT = re.compile(r"(?:[\w.-]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})\Z")
 
 _PEER = re.compile(r"[\w.*?\[\]:!-]+:[\d*?]{1,5}\Z")
 
 # It is written into each object's labels.
 _DEPLOYMENT = re.compile(r"[\w.-]{1,100}\Z")
+
+# Of a host or a node of Kubernetes.
+_HOST = re.compile(r"[\w.-]{1,253}\Z")
+
+# Seconds. Airflow itself gives up a task that is queued for ten minutes.
+_LONGEST_WAIT = 300
 
 # sizeof(sockaddr_un.sun_path) less the closing zero, on Linux; the kernel refuses a longer one.
 _SOCKET_LIMIT = 107
@@ -90,6 +105,7 @@ class Settings(NamedTuple):
         size: memory of the embedded server, e.g. ``8Gi``; None is core's default.
         reserve_memory: touch that memory at start.
         deployment: the name under which this Airflow's objects are known in a store that it shares with others.
+        host: the name of this host in rows; None is what the system calls it.
     """
 
     ipc_socket: str
@@ -104,6 +120,27 @@ class Settings(NamedTuple):
     size: Optional[str]
     reserve_memory: bool
     deployment: str
+    host: Optional[str]
+
+
+class PlacementSettings(NamedTuple):
+    """The checked options of placement.
+
+    Attributes:
+        enabled: prefer the host that has most of a task's input.
+        minimum: bytes, the smallest share for which a host is preferred.
+        bandwidth: bytes per second between hosts.
+        longest: seconds, the most that a task waits for its host.
+        place: where workers of this host are known: its ``rpc_endpoint``.
+        peers: patterns of the endpoints of hosts; empty for any.
+    """
+
+    enabled: bool
+    minimum: int
+    bandwidth: float
+    longest: float
+    place: Optional[str]
+    peers: Tuple[str, ...]
 
 
 @lru_cache(maxsize=None)
@@ -121,11 +158,28 @@ def get_settings() -> Settings:
     )
 
 
+@lru_cache(maxsize=None)
+def get_placement() -> PlacementSettings:
+    """Return what is set for placement, read by itself: a wrong option of it must not fail a task.
+
+    Raises:
+        AirflowConfigException: an option has a value that cannot be used.
+    """
+    return PlacementSettings(
+        enabled=_boolean("placement"),
+        minimum=_amount("placement_min_size"),
+        bandwidth=_rate("placement_bandwidth"),
+        longest=_seconds("placement_wait"),
+        place=_endpoint("rpc_endpoint"),
+        peers=_peers("peers"),
+    )
+
+
 def wrong_options() -> List[str]:
-    """Return what ``get_settings`` would raise, for all options that have a wrong value and not only the first."""
+    """Return what the getters would raise, for all options that have a wrong value and not only the first."""
     problems = []
     readers: List[Callable[[], object]] = [lambda: _socket() or _embedded_socket()]
-    readers += [partial(read, name) for name, read in _READERS.items()]
+    readers += [partial(read, name) for name, read in (*_READERS.items(), *_PLACEMENT_READERS.items())]
     for read in readers:
         try:
             read()
@@ -179,6 +233,29 @@ def _memory(name: str) -> Optional[str]:
     return value or None
 
 
+def _amount(name: str) -> int:
+    value = _text(name)
+    match = _SIZE.match(value)
+    if not match:
+        _wrong(name, value, "Write a number of bytes, or one with a unit Ki, Mi, Gi, Ti, K, M, G or T, such as 16Mi.")
+    power = "KMGT".index(match[2].upper()) + 1 if match[2] else 0
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
+
+
+def _rate(name: str) -> float:
+    number = _amount(name)
+    if not number:
+        _wrong(name, _text(name), "Write bytes per second, more than 0, such as 100M for 1 Gb/s.")
+    return float(number)
+
+
+def _seconds(name: str) -> float:
+    value = _text(name)
+    if not (value.isascii() and value.isdigit() and int(value) <= _LONGEST_WAIT):
+        _wrong(name, value, f"Write a whole number of seconds from 0 to {_LONGEST_WAIT}.")
+    return float(value)
+
+
 def _endpoint(name: str) -> Optional[str]:
     value = _text(name)
     if not value:
@@ -196,6 +273,13 @@ def _peers(name: str) -> Tuple[str, ...]:
         if not _PEER.match(pattern):
             _wrong(name, value, f"{pattern!r} is no host:port; write patterns such as 10.0.0.*:9600.")
     return tuple(patterns)
+
+
+def _host(name: str) -> Optional[str]:
+    value = _text(name)
+    if value and not _HOST.match(value):
+        _wrong(name, value, "Write a name of at most 253 letters, digits, dots, hyphens and underscores.")
+    return value or None
 
 
 def _name(name: str) -> str:
@@ -291,4 +375,12 @@ _READERS: Dict[str, Callable[[str], Any]] = {
     "size": _memory,
     "reserve_memory": _boolean,
     "deployment": _name,
+    "host": _host,
+}
+
+_PLACEMENT_READERS: Dict[str, Callable[[str], Any]] = {
+    "placement": _boolean,
+    "placement_min_size": _amount,
+    "placement_bandwidth": _rate,
+    "placement_wait": _seconds,
 }

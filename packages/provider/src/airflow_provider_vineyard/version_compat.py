@@ -19,10 +19,14 @@ __all__ = [
     "base_xcom",
     "conf",
     "config_exception",
+    "count",
     "create_session",
     "dag_models",
     "is_airflow_3",
+    "log_model",
     "secrets_masker",
+    "serialized_dag_model",
+    "task_instance_model",
     "variable_model",
     "xcom_model",
 ]
@@ -93,6 +97,27 @@ def variable_model() -> Any:
 def dag_models() -> Tuple[Any, ...]:
     """Return the classes of the ORM whose rows are DAGs, and their runs."""
     return import_module("airflow.models.dag").DagModel, import_module("airflow.models.dagrun").DagRun
+
+
+def task_instance_model() -> Any:
+    """Return the class of the ORM whose rows are task instances; only on Airflow 3 they name a version of their DAG."""
+    return import_module("airflow.models.taskinstance").TaskInstance
+
+
+def serialized_dag_model() -> Any:
+    """Return the class of the ORM whose rows are serialized DAGs: each version of one on Airflow 3, one each before."""
+    return import_module("airflow.models.serialized_dag").SerializedDagModel
+
+
+def log_model() -> Any:
+    """Return the class of the ORM whose rows are the audit log."""
+    return import_module("airflow.models.log").Log
+
+
+def count(name: str) -> None:
+    """Add one to a counter among Airflow's metrics."""
+    module = "airflow.sdk.observability.stats" if airflow_version() >= (3, 2) else "airflow.stats"
+    import_module(module).Stats.incr(name)
 
 
 def create_session() -> Any:

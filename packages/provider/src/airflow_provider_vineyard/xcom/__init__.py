@@ -19,6 +19,7 @@ def __getattr__(name: str) -> Any:
     if name != "VineyardXCom":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from airflow_provider_vineyard import preload, version_compat
+    from airflow_provider_vineyard.placement import listen
     from airflow_provider_vineyard.xcom.backend import build
 
     base = version_compat.base_xcom()
@@ -26,4 +27,5 @@ def __getattr__(name: str) -> Any:
     if name not in globals():
         globals()[name] = build(base)
         preload.arrange()
+        listen.arrange()
     return globals()[name]

@@ -112,7 +112,7 @@ def _put_with_parts(
 
 def _put_options(origin: Origin, settings: Settings) -> Dict[str, Any]:
     labels = {**origin.labels(), DEPLOYMENT_LABEL: settings.deployment}
-    return {"labels": labels, "persist": settings.persist}
+    return {"labels": labels, "persist": settings.persist, "host": settings.host}
 
 
 def _trust(settings: Settings) -> Dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Executors that place tasks."""
