@@ -33,6 +33,12 @@ def warm_libraries():
             except ImportError:
                 continue
         try:
+            import pyproj
+
+            pyproj.CRS(4326)  # opens its database, for good
+        except ImportError:
+            pass
+        try:
             import polars as pl
         except ImportError:
             return

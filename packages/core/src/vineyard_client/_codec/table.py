@@ -42,6 +42,8 @@ class Table:
         self.reducers: Dict[type, Reducer] = {}
         self.bases: Dict[type, Reducer] = {}
         self.families: Dict[str, Reducer] = {}
+        # Packages whose family knows their passive classes, too.
+        self.whole: Set[str] = set()
         self.makers: Dict[str, Maker] = {}
         self.fillers: Dict[str, Filler] = {}
         # A maker's name -> the fillers that may complete what it makes, and whether one of them must.

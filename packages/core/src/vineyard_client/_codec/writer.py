@@ -114,11 +114,12 @@ class Writer:
                 return table.bases[base]
         if cls.__name__ in _FUNCTION_TYPES:
             return reduce_name
-        if self.policy.why_not_passive(cls) is None:
+        package = str(cls.__module__).partition(".")[0]
+        if package not in table.whole and self.policy.why_not_passive(cls) is None:
             table.load("passive")
             assert table.passive is not None
             return table.passive
-        return table.families.get(str(cls.__module__).partition(".")[0], reduce_instance)
+        return table.families.get(package, reduce_instance)
 
 
 def reduce_op(writer: Writer, op: Op) -> Any:

@@ -20,6 +20,7 @@ from vineyard_client.exceptions import UnsafeType, UnsupportedVersion
 
 from ..ops import FILL, MAKE
 from ..policy import qualified
+from ..table import table as declared
 from ..writer import own_reduction, reduce_instance
 from . import numpy_arrays, pandas_checks
 from .common import damaged, refused
@@ -160,6 +161,9 @@ _REBUILD = {
     "TimedeltaIndex": ("pandas.core.indexes.timedeltas", "_new_TimedeltaIndex"),
     "IntervalIndex": ("pandas.core.indexes.interval", "_new_IntervalIndex"),
 }
+
+# Classes of frames that are known, by the names that they have in a value; the adapter of geopandas adds its own.
+FRAMES: Dict[str, Any] = {}
 
 # Found when first needed: our name -> the class or function of this version, and back.
 _found: Dict[str, Any] = {}
@@ -349,8 +353,9 @@ def _make_date_offset(reader: Reader, n: int, normalize: bool, keywords: Dict[st
 
 def _reduce_frame(writer: Writer, frame: Any) -> Tuple[Any, ...]:
     cls = type(frame)
-    if cls is pd.DataFrame or cls is pd.Series:
-        names: Tuple[str, str] = ("", cls.__name__)
+    known = _frame_name(cls)
+    if known:
+        names: Tuple[str, str] = ("", known)
     else:
         names = writer.name_of(cls)
         own: Any = cls
@@ -378,21 +383,27 @@ def _reduce_frame(writer: Writer, frame: Any) -> Tuple[Any, ...]:
     return MAKE, ("pandas.frame", *names), ("pandas.frame", content), None, None, FILL
 
 
+def _frame_name(cls: type) -> str:
+    """Return the name of a known class of frames, or an empty one."""
+    package = cls.__module__.partition(".")[0]
+    name = cls.__name__ if package == "pandas" else f"{package}.{cls.__name__}"
+    return name if FRAMES.get(name) is cls else ""
+
+
 def _make_frame(reader: Reader, module: str, qualname: str) -> Any:
     if module:
         cls = reader.find_class(module, qualname)
         if not issubclass(cls, (pd.DataFrame, pd.Series)):
             raise refused(f"it uses {module}.{qualname} as a frame", f"{module}.{qualname}")
     else:
-        cls = {"DataFrame": pd.DataFrame, "Series": pd.Series}[qualname]
+        declared.load(qualname.partition(".")[0])
+        cls = FRAMES[qualname]
     return cls.__new__(cls)
 
 
 def _fill_frame(reader: Reader, frame: Any, content: Any) -> None:
     cls = type(frame)
-    if cls not in (pd.DataFrame, pd.Series) and not (
-        isinstance(frame, (pd.DataFrame, pd.Series)) and reader.allows(cls)
-    ):
+    if not _frame_name(cls) and not (isinstance(frame, (pd.DataFrame, pd.Series)) and reader.allows(cls)):
         raise refused(f"it sets the blocks of a {qualified(cls)}", qualified(cls))
     axes, parts, state = content
     if "_mgr" in vars(frame) or any(key.startswith("__") for key in state):
@@ -471,5 +482,6 @@ def install(table: Table) -> None:
     table.filler("pandas.state", _fill_state, "pandas.new")
     table.filler("pandas.attributes", _fill_attributes, "pandas.new")
     table.filler("pandas.frame", _fill_frame, "pandas.frame")
+    FRAMES.update(DataFrame=pd.DataFrame, Series=pd.Series)
     for cls in (pd.DataFrame, pd.Series, pd.Timestamp, pd.Timedelta, pd.Period, pd.Interval):
         table.value(f"pandas.{cls.__name__}", cls)

@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict
 
 from ..parts import damaged
 
-__all__ = ["CHECKS", "check_neighbours", "check_tree_parts", "is_array"]
+__all__ = ["CHECKS", "check_neighbours", "check_tree_parts", "is_array", "is_tree"]
 
 # Sizes beyond which nothing of scikit-learn is useful, and a product of a few would overflow.
 _MOST = 1 << 40
@@ -59,6 +59,20 @@ def _depth(left: Any, right: Any, root: int = 0) -> int:
         depth += 1
         if seen > left.size:
             return -1
+
+
+def is_tree(left: Any, right: Any) -> bool:
+    """Tell whether the children of nodes, given as lists with negative numbers for leaves, make a tree."""
+    np = _np()
+    one, other = np.asarray(left, np.int64), np.asarray(right, np.int64)
+    level, seen = np.array([0]), 1
+    while level.size:
+        level = np.concatenate([one[level], other[level]])
+        level = level[level >= 0]
+        seen += level.size
+        if seen > one.size:
+            return False
+    return True
 
 
 def check_tree_parts(features: Any, classes: Any, outputs: Any, state: Dict[str, Any]) -> None:

@@ -36,6 +36,7 @@ from ..makings import attributes_of, base_of, give
 from ..ops import FILL, MAKE
 from ..parts import checked, damaged, refused
 from ..policy import qualified
+from ..table import table as known
 from ..writer import own_reduction, reduce_instance, reduce_name
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ _NUMERIC = frozenset(
         "sklearn.utils._array_api._NumPyAPIWrapper",
     ]
 )
-_TEXTS = frozenset(["__doc__", "__name__"])
+_TEXTS = frozenset(["__doc__", "__name__", "__networkx_cache__"])
 # Types of functions that are written in C: those of numpy, and of Cython.
 _DISPATCHERS = frozenset(["_ArrayFunctionDispatcher", "cython_function_or_method"])
 
@@ -88,8 +89,11 @@ class Package:
         setters: qualified names of classes whose ``__setstate__`` was read and may run, with a dict.
         direct: qualified names of classes whose ``__setstate__`` does no more than to update ``__dict__``, or is not
             needed; it does not run.
-        functions: modules of which any function may be an attribute, named likewise, or ``module:function`` for one.
+        functions: modules of which any function or class may be an attribute, named likewise, or ``module:function``
+            for one.
         checks: class name -> what looks at a finished object of it, or of a class derived from it, and raises.
+        unshelled: qualified names of classes that need no shell, because ``__call__`` and the like do no more than to
+            look something up; objects of some layouts cannot have one.
         metaclasses: qualified names of metaclasses, besides Python's own, that do nothing when an object is made.
         remedy: what to do with objects that are refused.
     """
@@ -103,6 +107,7 @@ class Package:
         direct: Iterable[str] = (),
         functions: str = "",
         checks: Dict[str, Callable[[Any], None]] | None = None,
+        unshelled: Iterable[str] = (),
         metaclasses: Iterable[str] = (),
         remedy: str = "Store the data it stands for instead.",
     ) -> None:
@@ -114,14 +119,18 @@ class Package:
             f"{name}{part}" if part[:1] == ":" else f"{name}.{part}" for part in functions.split()
         )
         self.checks = checks or {}
+        self.unshelled = frozenset(unshelled)
         self.metaclasses = frozenset(metaclasses)
         self.remedy = remedy
+        # What runs in the place of a ``__setstate__``, because it looks at the state first.
+        self.own_setters: Dict[str, Callable[[Any, Any], None]] = {}
         self._objections: Dict[type, str] = {}
 
     def install(self, table: Table) -> None:
         """Declare the package: all its objects that no other adapter claims."""
         _packages[self.name] = self
         table.families[self.name] = self.reduce
+        table.whole.add(self.name)
         table.makers[f"{self.name}.object"] = self.make
         table.makers[f"{self.name}.function"] = self.make_function
         table.filler(f"{self.name}.object", _fill, f"{self.name}.object", must=False)
@@ -200,8 +209,9 @@ class Package:
     def knows(self, function: Any) -> bool:
         """Tell whether something is a function or class that may be an attribute."""
         if isinstance(function, type):
-            return not self.objection(function)
-        if not _is_function(function):
+            if not self.objection(function):
+                return True
+        elif not _is_function(function):
             return False
         home = function.__module__
         return f"{home}:{function.__qualname__}" in self.functions or any(
@@ -216,6 +226,8 @@ class Package:
         reason = self.objection(cls)
         if reason:
             try:
+                if writer.policy.why_not_passive(cls) is None and known.load("passive") and known.passive is not None:
+                    return known.passive(writer, value)
                 return reduce_instance(writer, value)
             except UnsafeType as exc:
                 raise UnsafeType(f"A {qualified(cls)} cannot be stored: {reason}.", self.remedy, exc.name) from exc
@@ -234,7 +246,8 @@ class Package:
                 self.remedy,
                 qualified(cls),
             )
-        state = _held_state(state)
+        # A dict whose attributes are its items.
+        state = True if state is value else _held_state(state)
         content = plain.take(value) if plain.take is not None else None
         head = MAKE, (f"{self.name}.object", cls.__module__, cls.__qualname__, *plain.make_parts(value))
         if state is None and content is None:
@@ -289,6 +302,9 @@ def _fill(reader: Reader, value: Any, filling: Any) -> None:
 
 
 def _set_state(reader: Reader, value: Any, cls: Any, state: Any) -> None:
+    if state is True and base_of(cls)[0] is dict:
+        object.__setattr__(value, "__dict__", value)
+        return
     setter = getattr(cls, "__setstate__", None)
     if setter is not None and _of_dataclass(setter):
         names = list(cls.__dataclass_fields__)
@@ -300,6 +316,7 @@ def _set_state(reader: Reader, value: Any, cls: Any, state: Any) -> None:
     if setter is not None and owner is not None and qualified(owner) in _package_of_class(owner).setters:
         if type(state) is dict:
             state = _attributes(cls, state)
+        setter = _package_of_class(owner).own_setters.get(qualified(owner), setter)
         # When everything that it may look at is there.
         reader.later.append(functools.partial(setter, value, checked(state, dict, tuple)))
         return
@@ -327,6 +344,8 @@ def _of_dataclass(setter: Any) -> bool:
 
 def _needs_shell(cls: type) -> bool:
     kind = base_of(cls)[0]
+    if qualified(cls) in _package_of_class(cls).unshelled:
+        return False
     return any(getattr(cls, name, None) is not getattr(kind, name, None) for name in _REACHED) or any(
         "__call__" in vars(base) for base in cls.__mro__
     )
@@ -346,6 +365,8 @@ def _shell(cls: Any) -> Any:
         if "__slots__" in vars(lowest):
             body["__slots__"] = vars(lowest)["__slots__"]
         shell = _shells[cls] = type(parent)(f"shell of a {cls.__name__}", (parent,), body)
+        if hasattr(shell, "__abstractmethods__"):
+            shell.__abstractmethods__ = frozenset()
         _shelled[shell] = cls
     return shell
 

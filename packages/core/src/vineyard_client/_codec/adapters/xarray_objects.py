@@ -2,7 +2,8 @@
 
 These are plain Python objects around arrays of numpy and indexes of pandas, which have their own adapters. Each is made
 empty and gets its state back, so that indexes of every kind stay what they were; state is set on the classes of
-``NAMES`` only. Data that still lies in a file or behind dask is refused: the writer says ``.load()`` first.
+``NAMES`` only. The file that data was loaded from, and what accessors keep, stay behind. Data that still lies in a file
+or behind dask is refused: the writer says ``.load()`` first.
 """
 
 from __future__ import annotations
@@ -39,6 +40,10 @@ NAMES: Dict[str, Tuple[str, str]] = {
     "Frozen": ("xarray.core.utils", "0.16 - 2026.9"),
 }
 
+# What closes the file behind an object, and what accessors (``ds.my_package``) keep in it.
+_CLOSERS = ("_close", "_file_obj")
+_ATTACHMENTS = frozenset([*_CLOSERS, "_cache", "_accessors"])
+
 _found: Dict[str, Any] = {}
 
 
@@ -60,8 +65,18 @@ def _reduce(writer: Writer, value: Any) -> Tuple[Any, ...]:
             "Data that is still in a file or behind dask must be read first, with .load(); else store the arrays.",
             qualified(cls),
         )
-    state = own_reduction(value)[2]
+    state = _without_attachments(own_reduction(value)[2])
     return MAKE, ("xarray.new", cls.__name__), ("xarray.state", state), None, None, FILL
+
+
+def _without_attachments(state: Any) -> Any:
+    """Leave out what belongs to the process: the file that data came from, and accessors that somebody looked at."""
+    if type(state) is tuple:
+        return tuple(map(_without_attachments, state))
+    if type(state) is not dict:
+        return state
+    kept = {name: item for name, item in state.items() if name not in _ATTACHMENTS}
+    return {**kept, **{name: None for name in _CLOSERS if name in state}}
 
 
 def _make(reader: Reader, name: Any) -> Any:
