@@ -30,7 +30,7 @@ PACKAGES = ROOT / "packages"
 
 # The lowest Python version that each lock file is made for.
 LOCKS = {
-    **{"airflow": "3.10", "bench": "3.12", "deploy": "3.10", "services": "3.10"},
+    **{"airflow": "3.10", "bench": "3.12", "deploy": "3.10", "services": "3.10", "tiers": "3.10"},
     **dict.fromkeys(("docs", "official", "oldest", "release", "tests", "tools"), "3.8"),
 }
 
@@ -343,7 +343,7 @@ def tests(session: nox.Session) -> None:
     """Test core, units and against real vineyardds, on the interpreter that nox runs on."""
     install_lock(session, "tests")
     install_packages(session, "core")
-    folders = ["tests/core", "tests/integration", "tests/cluster", "tests/benchmarks"]
+    folders = ["tests/core", "tests/integration", "tests/cluster", "tests/tiers", "tests/benchmarks"]
     session.run("pytest", *(session.posargs or [*folders, "tests/test_layering.py"]))
 
 
@@ -389,6 +389,14 @@ def bench(session: nox.Session) -> None:
     install_packages(session, "core")
     official, airflow = (environment(session, name) / "bin" / "python" for name in ("bench-official", "services-env"))
     session.run("python", "benchmarks/run.py", f"--official={official}", f"--airflow={airflow}", *session.posargs)
+
+
+@nox.session(default=False)
+def tiers(session: nox.Session) -> None:
+    """Test values that last against real services: SeaweedFS and moto beside folders, which `tests` has as well."""
+    install_lock(session, "tiers")
+    install_packages(session, "core")
+    session.run("pytest", *(session.posargs or ["tests/core/tiers", "tests/tiers"]))
 
 
 @nox.session

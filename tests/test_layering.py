@@ -26,9 +26,9 @@ LAYERS: List[Set[str]] = [
     {"reference"},
     {"_wire", "_io", "_codec"},
     {"_store"},
-    {"_native", "_hosts", "_server"},
+    {"_native", "_hosts", "_tiers", "_server"},
     {"_calls", "encoded", "explanation"},
-    {"client"},
+    {"client", "_agent"},
     {"server"},
     {"cli"},
     {"__init__", "__main__"},
@@ -44,7 +44,8 @@ ONLY: Dict[str, Set[str]] = {
     "encoded": {"_codec"},
     "explanation": {"_codec"},
     "_store": {"exceptions", "_forks", "ids", "reference", "_wire", "_io"},
-    "_calls": {"exceptions", "ids", "reference", "_wire", "_io", "_store", "_native", "_hosts"},
+    "_tiers": {"exceptions", "ids", "_io"},
+    "_calls": {"exceptions", "ids", "reference", "_wire", "_io", "_store", "_native", "_hosts", "_tiers"},
 }
 
 # What a layer that does no I/O, or knows no messages, has no use for.

@@ -19,6 +19,10 @@ from vineyard_client.exceptions import (
     ServerError,
     ServerStartFailed,
     StoreFull,
+    TierFailed,
+    TierFull,
+    TierRefused,
+    TierUnavailable,
     UnsafeType,
     UnsupportedVersion,
     VineyardError,
@@ -37,6 +41,10 @@ BASES: Dict[Type[VineyardError], Tuple[type, ...]] = {
     UnsafeType: (VineyardError, TypeError),
     InvalidReference: (VineyardError, ValueError),
     MigrationFailed: (VineyardError,),
+    TierFailed: (VineyardError,),
+    TierUnavailable: (TierFailed,),
+    TierRefused: (TierFailed,),
+    TierFull: (TierFailed,),
 }
 
 # Further arguments of the classes that have any, and the attributes they become.

@@ -45,7 +45,20 @@ def test_references_are_values() -> None:
 
 
 WRONG = [
-    ({"v": 2}, UnsupportedVersion, "The reference has version 2; this release knows 1. Upgrade vineyard-client here."),
+    (
+        {"v": 2},
+        UnsupportedVersion,
+        "The reference has version 2; this release knows 1 and 3. Upgrade vineyard-client here.",
+    ),
+    (
+        {"v": 4},
+        UnsupportedVersion,
+        "The reference has version 4; this release knows 1 and 3. Upgrade vineyard-client here.",
+    ),
+    ({"v": 3}, InvalidReference, "The reference lacks, or has beyond what it should: copy."),
+    ({"v": 3, "copy": None}, InvalidReference, "The reference has a version with a copy, and none."),
+    ({"v": 3, "copy": 5}, InvalidReference, "The copy in the reference to o0016f0c3fcbe0005 is not a text."),
+    ({"copy": "a/b"}, InvalidReference, "The reference lacks, or has beyond what it should: copy."),
     ({"v": 0}, InvalidReference, "The reference has no version that exists: 0."),
     ({"v": "1"}, InvalidReference, "The reference has no version that exists: '1'."),
     ({"v": True}, InvalidReference, "The reference has no version that exists: True."),

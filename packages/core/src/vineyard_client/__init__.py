@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ._store.collect import Collectable
+from ._tiers.options import TierOptions
 from ._version import __version__
 from .client import Client, preload
 from .encoded import EncodedValue, dumps, encode, loads
@@ -31,6 +32,10 @@ from .exceptions import (
     ServerError,
     ServerStartFailed,
     StoreFull,
+    TierFailed,
+    TierFull,
+    TierRefused,
+    TierUnavailable,
     UnsafeType,
     UnsupportedVersion,
     VineyardError,
@@ -65,6 +70,8 @@ __all__ = [
     "ObjectInfo",
     "ObjectRef",
     "StoreStatus",
+    # where values last
+    "TierOptions",
     # what can go wrong
     "ConnectionFailed",
     "DeadlineExceeded",
@@ -76,6 +83,10 @@ __all__ = [
     "ServerError",
     "ServerStartFailed",
     "StoreFull",
+    "TierFailed",
+    "TierFull",
+    "TierRefused",
+    "TierUnavailable",
     "UnsafeType",
     "UnsupportedVersion",
     "VineyardError",

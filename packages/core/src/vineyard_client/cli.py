@@ -17,9 +17,10 @@ from datetime import timedelta
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from . import server
+from ._tiers.options import TierOptions
 from ._version import __version__
 from .client import Client
-from .exceptions import VineyardError
+from .exceptions import TierUnavailable, VineyardError
 from .explanation import explain
 from .reference import ObjectInfo
 
@@ -76,6 +77,35 @@ def _status(arguments: argparse.Namespace) -> None:
         "RPC": status.endpoint or "off",
     }
     _print_pairs(rows)
+
+
+def _agent(arguments: argparse.Namespace) -> None:
+    import logging
+
+    from ._agent.housekeeper import Agent, on_signals
+
+    urls = arguments.tier or [url for url in [os.environ.get("VINEYARD_TIER", "")] if url]
+    options = TierOptions(
+        urls,
+        spill=arguments.spill,
+        reserve=arguments.reserve,
+        timeout=arguments.timeout,
+        sync=arguments.sync,
+        options=dict(arguments.tier_option),
+    )
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
+    user = server.credentials()
+    agent = Agent(
+        _path(arguments),
+        options,
+        with_server=arguments.with_server,
+        username=user["username"],
+        password=user["password"],
+    )
+    on_signals(agent)
+    left = agent.run()
+    if left:
+        raise TierUnavailable(f"{left} values are not saved.", "Start the agent again: it goes on with them.")
 
 
 def _list(arguments: argparse.Namespace) -> None:
@@ -238,6 +268,19 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     query("status", _status, "Show how full the store is and who serves it.")
+    agent = command(
+        "agent", _agent, "Save the store's values in a tier, load them from there, and keep the store tidy."
+    )
+    agent.add_argument("--tier", action="append", metavar="URL", help="path or URL; the first is written, others read")
+    agent.add_argument(
+        *("--tier-option",), type=_label, action="append", default=[], metavar="KEY=VALUE", help="of a bucket's store"
+    )
+    agent.add_argument("--spill", metavar="FOLDER", help="of notes and overflow, on a disk; by default SOCKET.tier")
+    agent.add_argument("--reserve", type=float, default=0.1, metavar="SHARE", help="of the disk that stays free, 0.1")
+    agent.add_argument("--timeout", type=float, default=120.0, metavar="SECONDS", help="for saving or loading a value")
+    agent.add_argument("--sync", action="store_true", help="what is saved in a folder survives a power cut")
+    agent.add_argument("--with-server", action="store_true", help="end when the server has ended and all is saved")
+
     listing = query("list", _list, "List the objects in the store, oldest first.")
     listing.add_argument(
         "--label", type=_label, action="append", default=[], metavar="KEY=VALUE", help="only with this"

@@ -9,7 +9,20 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any, Callable, ContextManager, Dict, Iterator, List, Mapping, Optional, Sequence, Type, Union
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    ContextManager,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Type,
+    Union,
+)
 
 from . import _codec
 from ._calls import housekeeping, reading, writing
@@ -22,14 +35,24 @@ from ._store.collect import Collectable
 from ._store.connection import Connection
 from ._store.making import Drafting, Making
 from ._store.meta import ValueMeta, check_labels
+from ._tiers.options import TierOptions
 from .encoded import EncodedValue
 from .exceptions import ObjectNotFound
 from .reference import Draft, ObjectInfo, ObjectRef, StoreStatus, number_of
+
+if TYPE_CHECKING:
+    from ._tiers.local import Tiers
 
 __all__ = ["DEFAULT_TIMEOUT", "Client", "preload"]
 
 # As for names in DNS.
 _HOST_LIMIT = 255
+
+
+def _tiers(socket: str, tier: Union[str, TierOptions], starter: Optional[Callable[[], object]]) -> Tiers:
+    from ._tiers.local import Tiers  # some milliseconds that who saves nothing need not pay
+
+    return Tiers(socket, tier if isinstance(tier, TierOptions) else TierOptions(tier), starter)
 
 
 class Client:
@@ -52,12 +75,16 @@ class Client:
             password, because a reference may have been forged.
         starter: called with the socket path when nobody listens there; it must start a server or raise. See
             ``vineyard_client.connect``, which passes one where that is wanted.
+        tier: where values are saved, so that they outlive the store, and where those are that were saved: a path or a
+            URL, or ``TierOptions``, which say more. None saves nothing.
+        agent_starter: called when something is to be saved or loaded and no agent listens; it must start one or raise.
 
     The first connection is made at once, so that a wrong path shows here. Every method that asks the server may raise
     what making a connection raises, ``DeadlineExceeded`` when the time is up, and ``ServerError`` when it refuses.
 
     Raises:
         InvalidReference: the endpoint is none.
+        TierRefused: the tier is none.
         ConnectionFailed: nobody listens at the path, or the credentials are refused.
         ProtocolError: what listens there is not vineyardd.
         UnsupportedVersion: the server is too old.
@@ -75,6 +102,8 @@ class Client:
         endpoint: Optional[str] = None,
         peers: Sequence[str] = (),
         starter: Optional[Callable[[str], object]] = None,
+        tier: Union[str, TierOptions, None] = None,
+        agent_starter: Optional[Callable[[], object]] = None,
     ) -> None:
         self.socket = os.fspath(socket)
         self._allowed_classes = tuple(allowed_classes)
@@ -87,6 +116,7 @@ class Client:
             endpoint=endpoint,
             peers=peers,
             starter=starter,
+            tiers=None if tier is None else _tiers(self.socket, tier, agent_starter),
         )
         self._connection()
 
@@ -109,6 +139,7 @@ class Client:
         native: bool = False,
         same_as: Optional[ObjectRef] = None,
         host: Optional[str] = None,
+        path: Sequence[str] = (),
     ) -> ObjectRef:
         """Store a value and return a reference to it.
 
@@ -128,11 +159,14 @@ class Client:
             same_as: a value of this store that may be the same one. If it is, byte for byte, the new object shares its
                 memory and its token instead of taking as much again; each can be deleted without the other.
             host: what ``info`` says of where it was put, at most 255 characters; by default the system's name.
+            path: names under which its copy in the tier is found by people, such as those of a DAG and a task. Native
+                objects are not saved.
 
         Raises:
             UnsafeType: the value holds a class that readers would not accept, or, if it is to be native, one that
                 vineyard's own types have no form for; nothing is stored.
-            StoreFull: there is no room; nothing is stored.
+            StoreFull: there is no room; nothing is stored. Where values are saved, the disk has none either.
+            TierFailed: it was to be saved before this returns, and could not be; nothing is stored.
             ValueError: what ``encode`` made is used up already, or to be native, or the same as another value; or the
                 host's name is none, or is given for a native object, which has none.
         """
@@ -143,7 +177,8 @@ class Client:
             raise ValueError("What encode() made has a token and a form of its own: put the value itself.")
         if native:
             return writing.put_native(self._session, value, labels, persist)
-        other = None if same_as is None else number_of(same_as)
+        if same_as is not None:
+            number_of(same_as)  # whatever else it is, it is a reference
         if isinstance(value, EncodedValue):
             encoded, token = value._take()
         else:
@@ -156,9 +191,8 @@ class Client:
                 meta = self._meta(connection, encoded, token, labels)
                 if host is not None:
                     meta = replace(meta, host=host)
-                ref = writing.put(
-                    self._session, connection, meta, encoded.chunks, same_as=other, persistent=persist, made=made
-                )
+                how: Dict[str, Any] = {"same_as": same_as, "persistent": persist, "made": made, "path": path}
+                ref = writing.put(self._session, connection, meta, encoded.chunks, **how)
             finally:
                 encoded.release()
         except BaseException:  # nobody learns of it
@@ -166,7 +200,8 @@ class Client:
                 making.undo()
             raise
         if ref is None:  # it is not the same: a token of its own, then
-            return self.put(value, labels=labels, persist=persist, allowed_classes=allowed_classes, host=host)
+            options: Dict[str, Any] = {"persist": persist, "host": host, "path": path}
+            return self.put(value, labels=labels, allowed_classes=allowed_classes, **options)
         return ref
 
     def create(
@@ -176,6 +211,7 @@ class Client:
         labels: Optional[Mapping[str, str]] = None,
         persist: bool = False,
         allowed_classes: Sequence[str] = (),
+        path: Sequence[str] = (),
     ) -> ContextManager[Draft]:
         """Make a value in place: compute straight into the store's memory.
 
@@ -201,12 +237,14 @@ class Client:
             labels: texts by which ``list`` can find it.
             persist: make it visible to every instance of the cluster.
             allowed_classes: patterns of further classes that the value may hold.
+            path: names under which its copy in the tier is found by people.
 
         Raises:
             UnsafeType: the value holds a class that readers would not accept.
             StoreFull: there is no room.
+            TierFailed: it was to be saved when the block ends, and could not be.
         """
-        return _Creation(self, like, check_labels(labels), persist, allowed_classes)
+        return _Creation(self, like, check_labels(labels), persist, allowed_classes, path)
 
     def get(self, ref: ObjectRef, *, allowed_classes: Sequence[str] = (), replica: bool = True) -> object:
         """Return the value behind a reference: same type, equal, and the caller's to change.
@@ -380,13 +418,20 @@ class _Creation(ContextManager[Draft]):
     """The block of ``Client.create``."""
 
     def __init__(
-        self, client: Client, like: object, labels: Mapping[str, str], persist: bool, allowed_classes: Sequence[str]
+        self,
+        client: Client,
+        like: object,
+        labels: Mapping[str, str],
+        persist: bool,
+        allowed_classes: Sequence[str],
+        path: Sequence[str],
     ) -> None:
         self._client = client
         self._like = like
         self._labels = labels
         self._persist = persist
         self._allowed_classes = allowed_classes
+        self._path = path
         self._generation = generation()
 
     def __enter__(self) -> Draft:
@@ -425,7 +470,8 @@ class _Creation(ContextManager[Draft]):
             if kind is None and self._in_place():
                 self._drafting.finish()
                 writing.persist(connection, self._drafting.number, self._persist)
-                self._draft.ref = self._client._session.reference(connection, self._drafting.number, self._meta)
+                ref = self._client._session.reference(connection, self._drafting.number, self._meta)
+                self._draft.ref = writing.save(self._client._session, connection, ref, self._path)
                 self._encoded.release()
                 return
         except BaseException:
@@ -438,6 +484,7 @@ class _Creation(ContextManager[Draft]):
                 labels=self._labels,
                 persist=self._persist,
                 allowed_classes=self._allowed_classes,
+                path=self._path,
             )
 
     def _in_place(self) -> bool:

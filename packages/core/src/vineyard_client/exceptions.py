@@ -14,7 +14,11 @@
     ├── StoreFull          (also MemoryError)       no room for the value
     ├── UnsafeType         (also TypeError)         a class that nobody allowed
     ├── InvalidReference   (also ValueError)        this is no reference
-    └── MigrationFailed                             the value could not be brought here
+    ├── MigrationFailed                             the value could not be brought here
+    └── TierFailed                                  a value could not be saved, or a saved one not be had
+        ├── TierUnavailable                         the tier does not answer, or breaks off: trying again may help
+        ├── TierRefused                             credentials, no such bucket or folder, no tier of that kind
+        └── TierFull                                the disk or the bucket takes no more
 
 Each error keeps what it knows in attributes and makes its text in ``__str__``; all of them survive pickling.
 """
@@ -34,6 +38,10 @@ __all__ = [
     "ServerError",
     "ServerStartFailed",
     "StoreFull",
+    "TierFailed",
+    "TierFull",
+    "TierRefused",
+    "TierUnavailable",
     "UnsafeType",
     "UnsupportedVersion",
     "VineyardError",
@@ -156,3 +164,19 @@ class InvalidReference(VineyardError, ValueError):
 
 class MigrationFailed(VineyardError):
     """A value that lives on another host could not be brought to this one; the original is untouched."""
+
+
+class TierFailed(VineyardError):
+    """A value could not be saved in a tier, or a saved one could not be had from it."""
+
+
+class TierUnavailable(TierFailed):
+    """The tier, or the agent that speaks for it, does not answer or broke off; trying again may help."""
+
+
+class TierRefused(TierFailed):
+    """The tier does not let us do it: credentials, a bucket or folder that is not there, a URL that is none."""
+
+
+class TierFull(TierFailed):
+    """The disk, what may be used of it, or the bucket's quota is full."""

@@ -5,8 +5,9 @@ As JSON (this is a public format)::
     {"v": 1, "id": "o0016f0…", "token": "32 hex digits", "endpoint": "host:9600" or null, "type": "pandas.DataFrame",
      "size": 80000704}
 
-The token is what identifies the value: a server reuses ids after a restart. It is not a secret; whoever can reach the
-store can read it.
+That of a value which is saved in a tier, or is going to be, has ``"v": 3`` and one field more, ``"copy"``: the key that
+its copy has there. Which tiers there are is not for a reference to say. Its id is ``o`` and sixteen zeros if the value
+never was in a store.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from .ids import is_token, parse_id
 
 __all__ = ["Draft", "ObjectInfo", "ObjectRef", "StoreStatus", "number_of"]
 
-_VERSION = 1
+# The number between them is that of rows in Airflow's database which hold a value.
+_VERSION, _VERSION_WITH_COPY = 1, 3
 _NO_REFERENCE = "ObjectRef.from_json makes one of a reference's JSON form, Client.reference one of an object id."
 _FIELDS = {"v", "id", "token", "endpoint", "type", "size"}
+_FIELDS_WITH_COPY = {*_FIELDS, "copy"}
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class ObjectRef:
         endpoint: ``host:port`` where other hosts reach the instance that has it; None when its RPC is off.
         type: what the value is, e.g. ``pandas.DataFrame``; for people, nothing depends on it.
         size: bytes it takes in the store.
+        copy: the key of its copy in the tier; None if it is in the store alone.
 
     Raises:
         InvalidReference: a field has another shape.
@@ -45,6 +49,7 @@ class ObjectRef:
     endpoint: Optional[str]
     type: str
     size: int
+    copy: Optional[str] = None
 
     def __post_init__(self) -> None:
         """Check the shape: references come from databases and REST calls."""
@@ -57,10 +62,12 @@ class ObjectRef:
             raise InvalidReference(f"The type of the reference to {self.id} is not a text.")
         if not isinstance(self.size, int) or isinstance(self.size, bool) or self.size < 0:
             raise InvalidReference(f"The size of the reference to {self.id} is not a number of bytes.")
+        if self.copy is not None and not isinstance(self.copy, str):
+            raise InvalidReference(f"The copy in the reference to {self.id} is not a text.")
 
     def to_json(self) -> Dict[str, Any]:
         """Return the reference as a JSON object; the module's docstring shows it."""
-        return {
+        fields = {
             "v": _VERSION,
             "id": self.id,
             "token": self.token,
@@ -68,6 +75,7 @@ class ObjectRef:
             "type": self.type,
             "size": self.size,
         }
+        return fields if self.copy is None else {**fields, "v": _VERSION_WITH_COPY, "copy": self.copy}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ObjectRef:
@@ -80,17 +88,20 @@ class ObjectRef:
         if not isinstance(data, Mapping):
             raise InvalidReference(f"A reference is a JSON object, not {type(data).__name__}.")
         version = data.get("v")
-        if type(version) is not int or version != _VERSION:
+        if type(version) is not int or version not in (_VERSION, _VERSION_WITH_COPY):
             if type(version) is int and version > _VERSION:
                 raise UnsupportedVersion(
-                    f"The reference has version {version}; this release knows {_VERSION}.",
+                    f"The reference has version {version}; this release knows {_VERSION} and {_VERSION_WITH_COPY}.",
                     "Upgrade vineyard-client here.",
                 )
             raise InvalidReference(f"The reference has no version that exists: {version!r:.20}.")
-        if set(data) != _FIELDS:
-            wrong = sorted(map(str, set(data) ^ _FIELDS))
+        expected = _FIELDS if version == _VERSION else _FIELDS_WITH_COPY
+        if set(data) != expected:
+            wrong = sorted(map(str, set(data) ^ expected))
             raise InvalidReference(f"The reference lacks, or has beyond what it should: {', '.join(wrong):.200}.")
-        return cls(**{key: data[key] for key in _FIELDS - {"v"}})
+        if version == _VERSION_WITH_COPY and data["copy"] is None:
+            raise InvalidReference("The reference has a version with a copy, and none.")
+        return cls(**{key: data[key] for key in expected - {"v"}})
 
 
 def number_of(ref: ObjectRef) -> int:

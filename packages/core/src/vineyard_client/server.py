@@ -16,6 +16,7 @@ from ._server.embedded import EmbeddedServer
 from ._server.listening import credentials, require_free
 from ._server.running import START_TIMEOUT, temporary
 from ._server.shared import STOP_TIMEOUT, ensure_server, stop_server
+from ._tiers.options import TierOptions
 from .client import DEFAULT_TIMEOUT, Client
 from .exceptions import ServerStartFailed
 
@@ -24,6 +25,7 @@ __all__ = [
     "STOP_TIMEOUT",
     "EmbeddedServer",
     "connect",
+    "credentials",
     "default_socket",
     "ensure_server",
     "find_binary",
@@ -62,6 +64,7 @@ def connect(
     autostart: Optional[bool] = None,
     size: Size = None,
     reserve_memory: bool = False,
+    tier: Union[str, TierOptions, None] = None,
 ) -> Client:
     """Return a client of the store at a socket path, or of this user's own.
 
@@ -82,8 +85,11 @@ def connect(
         autostart: whether to start a server when nobody listens; by default only at this user's own path.
         size: of the store, if one is started; see ``ensure_server``.
         reserve_memory: likewise.
+        tier: where values are saved, so that they outlive the store: a path, a URL or ``TierOptions``; else what the
+            environment variable ``VINEYARD_TIER`` has. If a server may be started, so may the agent that saves.
 
     Raises:
+        TierRefused: the tier is none.
         ConnectionFailed: nobody listens there and none is to be started.
         ServerStartFailed: none could be started.
         ProtocolError: what listens there is not vineyardd.
@@ -92,13 +98,25 @@ def connect(
     path = os.fspath(socket or os.environ.get("VINEYARD_IPC_SOCKET") or "")
     if autostart is None:
         autostart = not path
+    path = path or default_socket()
+    user = credentials(username, password)
+    tier = tier or os.environ.get("VINEYARD_TIER") or None
+    agent_starter = None
+    if tier is not None:
+        from ._agent.starting import AgentStarter  # who saves nothing need not pay for it
+
+        tier = TierOptions(tier) if isinstance(tier, str) else tier
+        agent_starter = AgentStarter(path, tier) if autostart else None
     return Client(
-        path or default_socket(),
+        path,
         timeout=timeout,
-        **credentials(username, password),
+        username=user["username"],
+        password=user["password"],
         allowed_classes=allowed_classes,
         passive_classes=passive_classes,
         endpoint=endpoint,
         peers=os.environ.get("VINEYARD_PEERS", "").replace(",", " ").split() if peers is None else peers,
         starter=partial(ensure_server, size=size, reserve_memory=reserve_memory) if autostart else None,
+        tier=tier,
+        agent_starter=agent_starter,
     )

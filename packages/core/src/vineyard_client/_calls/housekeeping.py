@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
-from typing import Iterator, List, Mapping, Optional, Union
+from typing import TYPE_CHECKING, Iterator, List, Mapping, Optional, Union
 
 from .._store import objects
 from .._store.collect import DEAD_WRITER, DELETED, EXPIRED, ORIGINAL_GONE, Candidate, Collectable, plan
 from .._store.connection import Connection
 from .._store.meta import TOMBSTONE, VALUE, check_labels
 from .._wire.messages import DeleteData, InstanceStatus
-from ..exceptions import ObjectCorrupted, ObjectNotFound
-from ..ids import parse_id
+from ..exceptions import ConnectionFailed, ObjectCorrupted, ObjectNotFound
+from ..ids import format_id, parse_id
 from ..reference import ObjectInfo, ObjectRef, StoreStatus, number_of
 from .session import Session, native_objects
+
+if TYPE_CHECKING:
+    from .._tiers.local import Tiers
+    from .._tiers.notes import Note
 
 __all__ = ["collect", "delete", "info", "objects_there", "status"]
 
@@ -32,15 +37,20 @@ def info(session: Session, ref: Union[ObjectRef, str]) -> ObjectInfo:
     connection = session.connection()
     number, token = (parse_id(ref), None) if isinstance(ref, str) else (number_of(ref), ref.token)
     try:
+        if not number:
+            raise ObjectNotFound(f"{format_id(0)} is in no store.")
         meta = objects.find_object(connection, number, token)
         deleted = token is None and any(number == n for n, _ in objects.list_objects(connection, TOMBSTONE))
         return session.info(connection, number, meta, deleted)
     except (ObjectNotFound, ObjectCorrupted) as error:
-        native = native_objects().find(connection, number, token)
+        native = native_objects().find(connection, number, token) if number else None
         if native is not None:
             return native.info(session.socket, session.advertised(connection))
         if not isinstance(ref, ObjectRef) or isinstance(error, ObjectCorrupted):
             raise
+        saved = _saved(session, ref)
+        if saved is not None:
+            return saved
         session.must_be_elsewhere(connection, ref, error)
     found = session.migration.find(connection, ref.token)
     # Objects that share a token have labels of their own, and at most one of them has a replica here.
@@ -49,6 +59,24 @@ def info(session: Session, ref: Union[ObjectRef, str]) -> ObjectInfo:
     token, endpoint = ref.token, ref.endpoint
     meta = session.migration.at_source(connection, ref, lambda remote: objects.find_object(remote, number, token))
     return replace(session.info(connection, number, meta), ref=ref, socket=endpoint or "", age=None)
+
+
+def _saved(session: Session, ref: ObjectRef) -> Optional[ObjectInfo]:
+    """Return what is known of a value of which a tier, or the overflow, has a copy; None if none has."""
+    tiers = session.tiers
+    if tiers is None or ref.copy is None:
+        return None
+    note = tiers.noted(ref.token, number_of(ref))
+    if not tiers.is_saved_here(ref.token, number_of(ref)) and tiers.size(ref.copy, ref.token) != ref.size:
+        return None
+    return ObjectInfo(
+        ref=ref,
+        summary=note.summary if note else "",
+        labels={},
+        created=datetime.fromtimestamp(note.created if note else 0, timezone.utc),
+        host=(note.host or os.uname().nodename) if note else "",
+        socket="",
+    )
 
 
 def objects_there(session: Session, wanted: Mapping[str, str], deleted: bool) -> Iterator[ObjectInfo]:
@@ -85,13 +113,42 @@ def delete(session: Session, ref: ObjectRef) -> bool:
     Raises:
         MigrationFailed: the host of the original cannot be reached; the replica here is gone.
     """
-    connection = session.connection()
     number = number_of(ref)
-    existed = objects.delete_object(connection, number, ref.token)
-    if not existed:
+    tiers = session.tiers
+    try:
+        connection = session.connection()
+    except ConnectionFailed:
+        # The store is gone, and with it what was in there.
+        if tiers is None or not _delete_copy(tiers, ref, tiers.forget(ref.token, number)):
+            raise
+        return True
+    if tiers is None:
+        return _delete_objects(session, connection, ref)
+    note = tiers.forget(ref.token, number)  # first, so that nobody begins to save it
+    cached = tiers.forget_loaded(ref.token)
+    try:
+        existed = _delete_objects(session, connection, ref)
+        if cached is not None and cached.number:
+            objects.delete_object(connection, cached.number, ref.token)
+    finally:
+        copied = _delete_copy(tiers, ref, note)
+    return existed or copied
+
+
+def _delete_copy(tiers: Tiers, ref: ObjectRef, note: Optional[Note]) -> bool:
+    """Delete the copy of a value, whose key the reference or the note has; return whether there was one."""
+    key = ref.copy or (note.key if note else None)
+    return key is not None and tiers.delete([(key, ref.token)])
+
+
+def _delete_objects(session: Session, connection: Connection, ref: ObjectRef) -> bool:
+    """Delete an object and its replica here; return whether there was anything."""
+    number = number_of(ref)
+    existed = bool(number) and objects.delete_object(connection, number, ref.token)
+    if not existed and number:
         native = native_objects().find(connection, number, ref.token)
         existed = native is not None and native.delete()
-    if not existed and session.may_be_elsewhere(connection, ref):
+    if not existed and number and session.may_be_elsewhere(connection, ref):
         try:
             existed = session.migration.delete_original(connection, ref)
         finally:
@@ -136,7 +193,11 @@ def collect(
             connection.call(DeleteData(garbage))
         for action in actions:
             if action.reason in (EXPIRED, ORIGINAL_GONE):
-                objects.delete_object(connection, parse_id(action.info.ref.id), action.info.ref.token)
+                number, token = parse_id(action.info.ref.id), action.info.ref.token
+                note = session.tiers.forget(token, number) if session.tiers is not None else None
+                objects.delete_object(connection, number, token)
+                if session.tiers is not None and note is not None:
+                    session.tiers.delete([(note.key, token)])
         expired = {action.info.ref.token for action in actions if action.reason == EXPIRED}
         replicas = [meta for _, meta in values if meta.origin is not None and meta.token in expired]
         session.migration.withdraw(connection, replicas)

@@ -10,7 +10,7 @@ import logging
 import os
 import time
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Callable, Mapping, Optional, Sequence, Type
+from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, Optional, Sequence, Type
 
 from .._hosts.migration import Migration
 from .._io.deadline import Deadline, uptime
@@ -27,12 +27,19 @@ from ..reference import ObjectInfo, ObjectRef
 
 if TYPE_CHECKING:
     from .._native.objects import NativeObject
+    from .._tiers.local import Tiers
 
 __all__ = ["Session", "native_objects"]
 
 log = logging.getLogger("vineyard_client.client")
 
 _NO_ENDPOINT_HINT = "Its reference names no host: if it was put on another one, turn vineyardd's RPC on there first."
+
+# Seconds that an exchange with another host may take where there is a copy of the value to read instead.
+_PATIENCE = 3.0
+
+# Seconds between two looks at the whole store where a full one is no end.
+_LOOK_AGAIN = 60.0
 
 
 class Session:
@@ -46,6 +53,7 @@ class Session:
         endpoint: ``host:port`` to write into references; None is what the instance reports.
         peers: patterns of the ``host:port`` of other hosts' instances.
         starter: called with the socket path when nobody listens there; it must start a server or raise.
+        tiers: where values are saved, if they are.
 
     Raises:
         InvalidReference: the endpoint is none.
@@ -61,12 +69,19 @@ class Session:
         endpoint: Optional[str],
         peers: Sequence[str],
         starter: Optional[Callable[[str], object]],
+        tiers: Optional[Tiers] = None,
     ) -> None:
         if endpoint is not None:
             split_endpoint(endpoint)
         self.socket = socket
         self.closed = False
-        self.migration = Migration(socket, timeout=timeout, username=username, password=password, peers=peers)
+        others: Dict[str, Any] = {"username": username, "password": password, "peers": peers}
+        self.migration = Migration(socket, timeout=timeout, **others)
+        # With a copy to read instead, nobody waits long for a host.
+        patience = min(_PATIENCE, timeout or _PATIENCE)
+        self.migration_or_copy = Migration(socket, timeout=patience, **others)
+        self.tiers = tiers
+        self._looked = -_LOOK_AGAIN
         self._timeout = timeout
         self._credentials = {"username": username, "password": password}
         self._endpoint = endpoint
@@ -101,6 +116,14 @@ class Session:
 
     def _connected(self, deadline: Deadline) -> Connection:
         return self._connections.get(lambda: self._connect(deadline), deadline).until(deadline)
+
+    def may_look(self) -> bool:
+        """Whether a look at the whole store was not taken for a while, and is taken now."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK_AGAIN:
+            return False
+        self._looked = now
+        return True
 
     def close(self) -> None:
         """Close the connection; values that were read stay valid. Idempotent."""

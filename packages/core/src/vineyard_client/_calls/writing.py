@@ -9,20 +9,23 @@ from .._io.pinfile import one_at_a_time
 from .._store import objects
 from .._store.connection import Connection
 from .._store.making import Chunk, Making
-from .._store.meta import ValueMeta
+from .._store.meta import INLINE_LIMIT, ValueMeta
 from .._wire.messages import InstanceStatus, Persist
-from ..exceptions import StoreFull
+from ..exceptions import StoreFull, TierFailed
 from ..ids import format_id
-from ..reference import ObjectRef
+from ..reference import ObjectRef, number_of
 from . import housekeeping
 from .session import Session, native_objects
 
-__all__ = ["persist", "put", "put_native", "with_room"]
+__all__ = ["persist", "put", "put_native", "save", "with_room"]
 
 log = logging.getLogger("vineyard_client.client")
 
 # How often to try although nothing was freed: somebody else may have been faster at it.
 _TRIES = 3
+
+# How often room is made for one value before it has to do without.
+_ROOM_TRIES = 4
 
 Stored = TypeVar("Stored")
 
@@ -33,9 +36,10 @@ def put(
     meta: ValueMeta,
     chunks: Sequence[Chunk],
     *,
-    same_as: Optional[int],
+    same_as: Optional[ObjectRef],
     persistent: bool,
     made: List[Making],
+    path: Sequence[str] = (),
 ) -> Optional[ObjectRef]:
     """Store an envelope and return the reference to it.
 
@@ -44,25 +48,64 @@ def put(
         connection: to that store.
         meta: what is said of the value.
         chunks: the envelope.
-        same_as: id of an object that may hold the same envelope, whose memory is shared then.
+        same_as: an object that may hold the same envelope, whose memory is shared then.
         persistent: make it visible to every instance of the cluster.
         made: a list for what is made, which the caller undoes if anything fails from here on.
+        path: what stands before the token in the key of its copy in the tier.
 
     Returns:
         None if it is not the same as that other object; nothing is stored then.
 
     Raises:
-        StoreFull: there is no room; nothing is stored.
+        StoreFull: there is no room, neither in the store nor, where values are saved, on the disk.
+        TierFailed: it was to be saved, and could not be; the caller undoes what is made.
+        ValueError: the path is too long.
     """
+    tiers = session.tiers if session.tiers is not None and session.tiers.saves else None
+    if tiers is not None:
+        from . import keeping
+
+        key = keeping.key_for(path, meta.token, shared=same_as is not None)
     if same_as is not None:
-        number = objects.share_object(connection, meta, same_as, chunks, made)
-        if number is None:
+        shared = objects.share_object(connection, meta, number_of(same_as), chunks, made)
+        if shared is None:
             return None
+        number = shared
     else:
-        number = with_room(session, connection, lambda: objects.write_object(connection, meta, chunks, made))
+        try:
+            number = with_room(session, connection, lambda: objects.write_object(connection, meta, chunks, made))
+        except StoreFull as full:
+            if tiers is None:
+                raise
+            return keeping.keep_outside(tiers, session.advertised(connection), meta, key, chunks, full)
     persist(connection, number, persistent)
     log.debug("put %s: %s, %d bytes", format_id(number), meta.type, meta.size)
-    return session.reference(connection, number, meta)
+    ref = session.reference(connection, number, meta)
+    if tiers is None:
+        return ref
+    if same_as is None:
+        place = None if meta.size <= INLINE_LIMIT else made[-1].payload
+    else:
+        place = objects.place_of(connection, number, meta.token)
+    return keeping.keep(tiers, session.identity, ref, place, key, chunks, same_as.copy if same_as else None)
+
+
+def save(session: Session, connection: Connection, ref: ObjectRef, path: Sequence[str]) -> ObjectRef:
+    """Save a value that was made in place, as ``put`` does it, and return the reference that has its copy.
+
+    Raises:
+        TierFailed: it was to be saved, and could not be; the caller undoes it.
+        ValueError: the path is too long; likewise.
+    """
+    if session.tiers is None or not session.tiers.saves:
+        return ref
+    from . import keeping
+
+    number = number_of(ref)
+    key = keeping.key_for(path, ref.token, shared=False)
+    place = objects.place_of(connection, number, ref.token)
+    envelope = objects.open_object(connection, number, ref.token)
+    return keeping.keep(session.tiers, session.identity, ref, place, key, [envelope])
 
 
 def put_native(session: Session, value: object, labels: Mapping[str, str], persistent: bool) -> ObjectRef:
@@ -97,11 +140,23 @@ def with_room(session: Session, connection: Connection, store: Callable[[], Stor
     Several writers may find the store full at the same moment. One after the other makes room: the first frees for all,
     and who comes next tries before it collects, too. That somebody else was faster at collecting, or took the room that
     one has made, shows in what is in use; so a writer only gives up when nothing was freed and there is no room.
+
+    Where there are tiers, values leave that they have, and what finds no room goes to the disk. So nobody looks at the
+    whole store there more often than once in a while: all others would have to wait for that.
     """
     try:
         return store()
     except StoreFull as error:
-        full = error
+        full = error.with_traceback(None)
+    for _ in range(_ROOM_TRIES if session.tiers is not None else 0):
+        if not _made_room(session, connection, full):
+            break
+        try:
+            return store()
+        except StoreFull as error:  # what left was still read, or others were faster, or the room is in pieces
+            full = error.with_traceback(None)
+    if session.tiers is not None and not session.may_look():
+        raise full
     with one_at_a_time(connection.memory, connection.deadline):
         tries = _TRIES
         while tries and (full.limit is None or full.requested <= full.limit):
@@ -116,3 +171,14 @@ def with_room(session: Session, connection: Connection, store: Callable[[], Stor
             # There may be room and yet none in one piece.
             tries = tries - 1 if status.memory_used + full.requested <= status.memory_limit else 0
     raise full
+
+
+def _made_room(session: Session, connection: Connection, full: StoreFull) -> bool:
+    from . import keeping
+
+    assert session.tiers is not None
+    try:
+        return keeping.make_room(session.tiers, connection, full.requested, full.limit or 0) > 0
+    except TierFailed as error:
+        log.warning("no value leaves the full store: %s", error)
+        return False

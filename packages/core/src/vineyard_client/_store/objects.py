@@ -45,6 +45,7 @@ __all__ = [
     "list_objects",
     "open_object",
     "orphaned",
+    "place_of",
     "share_object",
     "unread_tombstones",
     "write_object",
@@ -153,6 +154,22 @@ def open_object(connection: Connection, number: int, token: str) -> memoryview:
         if payload.size <= COPY_LIMIT:
             return memoryview(connection.read(payload))
         return connection.map(payload, pin)
+    finally:
+        pin.release()
+
+
+def place_of(connection: Connection, number: int, token: str) -> Optional[Payload]:
+    """Return the place of an object's blob; None if the envelope is in the metadata.
+
+    Raises:
+        ObjectNotFound: there is no such object, or it is not complete.
+    """
+    meta = find_object(connection, number, token)
+    if meta.content is not None:
+        return None
+    pin = connection.pin(meta.blob)
+    try:
+        return _look_again(pin, connection, number, token)
     finally:
         pin.release()
 

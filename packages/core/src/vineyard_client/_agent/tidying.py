@@ -1,0 +1,129 @@
+"""Remove what nobody needs any more: notes of what is gone, caches without an original, what killed writers left.
+
+None of it lists the server in ordinary work, which would keep all others waiting: the notes say what there is. What
+they do not know is looked for when the agent comes to a store, and afterwards only if that took no time.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from contextlib import suppress
+from typing import Sequence
+
+from .._calls import housekeeping
+from .._calls.session import Session
+from .._store import objects
+from .._tiers.contract import Tier
+from .._tiers.folder import FolderTier
+from .._tiers.local import Tiers
+from .._tiers.notes import LOADED, OVERFLOW, SAVED, UNSAVED, note_name
+from ..exceptions import VineyardError
+from .store import Store
+
+__all__ = ["Tidying"]
+
+log = logging.getLogger("vineyard_client.agent")
+
+# Seconds after which what is half written, or what nobody reads, counts as left behind.
+_STALE = 3600.0
+
+# Seconds that a look at all of the store may take so that it is taken again.
+_SHORT = 0.05
+
+
+class Tidying:
+    """What is done now and then.
+
+    Args:
+        session: of the store.
+        store: likewise.
+        tiers: with the notes.
+        opened: the tiers themselves, the one that is written first.
+    """
+
+    def __init__(self, session: Session, store: Store, tiers: Tiers, opened: Sequence[Tier]) -> None:
+        self._session = session
+        self._store = store
+        self._notes = tiers.notes
+        self._opened = opened
+        self._collected = ""
+        self._listing = 0.0
+
+    def all(self) -> None:
+        """Do all of it; what fails is logged, and done the next time."""
+        for step in (self._half_written, self._saved, self._loaded, self._overflow, self._collect):
+            try:
+                step()
+            except (VineyardError, OSError) as error:
+                log.warning("tidying up: %s", error)
+
+    def deletions(self) -> int:
+        """Delete the copies that are noted for it; return how many.
+
+        Raises:
+            TierFailed: the tier does not let us; the rest stays noted.
+        """
+        found = list(self._notes.deletions())
+        for tier in self._opened if found else ():
+            tier.delete([key for _, key in found])
+        for name, _ in found:
+            self._notes.remove("deleted", name)
+        return len(found)
+
+    def _half_written(self) -> None:
+        swept = self._notes.sweep(_STALE)
+        swept += sum(tier.sweep() for tier in self._opened if isinstance(tier, FolderTier))
+        if swept:
+            log.info("removed %d files that killed writers left", swept)
+
+    def _saved(self) -> None:
+        """Forget what was in a store that has ended, and what was saved outside of one and is gone."""
+        identity = self._store.identity
+        for name in self._notes.names(SAVED):
+            note = self._notes.read(SAVED, name)
+            if note is None:
+                continue
+            if note.number:
+                gone = bool(identity) and note.store != identity
+            else:
+                gone = all(tier.size(note.key) is None for tier in self._opened)
+            if gone:
+                self._notes.remove(SAVED, name)
+
+    def _loaded(self) -> None:
+        """Drop caches whose copies are gone, and those in the overflow that nobody has read for long."""
+        for read, token in self._notes.by_age(LOADED):
+            note = self._notes.read(LOADED, token)
+            if note is None:
+                continue
+            stale = not note.number and read < time.time() - _STALE
+            if stale or all(tier.size(note.key) is None for tier in self._opened):
+                self._notes.remove(LOADED, token)
+                if not note.number:
+                    self._notes.remove(OVERFLOW, token)
+                elif self._store.connection is not None:
+                    objects.delete_object(self._store.connection, note.number, token)
+
+    def _overflow(self) -> None:
+        """Remove what is in the overflow without a note."""
+        for token in self._notes.names(OVERFLOW):
+            path = os.path.join(self._notes.folder, OVERFLOW, token)
+            with suppress(FileNotFoundError):
+                noted = self._notes.has(UNSAVED, note_name(token, 0)) or self._notes.has(LOADED, token)
+                if not noted and os.lstat(path).st_mtime < time.time() - _STALE:
+                    self._notes.remove(OVERFLOW, token)
+
+    def _collect(self) -> None:
+        identity = self._store.identity
+        if not identity or (identity == self._collected and self._listing > _SHORT):
+            return
+        started = time.monotonic()
+        freed = housekeeping.collect(self._session, self._session.connection())
+        self._listing = time.monotonic() - started
+        self._collected = identity
+        if freed:
+            log.info("collected %d objects that nobody needs", len(freed))
+        if self._listing > _SHORT:
+            log.info("a look at the whole store takes %.1f s: it is left to vineyard-client gc", self._listing)

@@ -1,0 +1,103 @@
+"""Ask the agent: one JSON object per line over the UNIX socket ``SOCKET.agent``, answered by one.
+
+Requests name what is to be done in ``do``; the answer repeats nothing, and has ``error``, ``what`` and ``hint`` if it
+failed, which become the error of that name here. A ring is a request to look at the notes, and is not waited for.
+
+The notes say what is to be saved, so a ring that nobody hears costs a second and loses nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from typing import Any, Dict
+
+from .. import exceptions
+from .._io.deadline import Deadline
+from ..exceptions import TierUnavailable, VineyardError
+
+__all__ = ["MAX_LINE", "ask", "doorbell_path", "ring"]
+
+# Bytes of a request or an answer; some thousand keys fit in.
+MAX_LINE = 1 << 22
+
+# Seconds within which the agent's socket must take a connection; it is on this host.
+_CONNECT = 2.0
+
+
+def doorbell_path(path: str) -> str:
+    """Return the agent's socket for the IPC socket of a store."""
+    return path + ".agent"
+
+
+def ring(path: str) -> bool:
+    """Have the agent of a store look at its notes; return False if there is no agent."""
+    try:
+        with _connect(path, _CONNECT) as sock:
+            sock.sendall(b'{"do": "ring"}\n')
+    except OSError:
+        return False
+    return True
+
+
+def ask(path: str, request: Dict[str, Any], timeout: float) -> Dict[str, Any]:
+    """Ask the agent of a store, and return its answer.
+
+    Args:
+        path: the store's IPC socket.
+        request: what is to be done.
+        timeout: seconds to wait.
+
+    Raises:
+        TierUnavailable: there is no agent, or it did not answer in time.
+        VineyardError: what the agent says.
+    """
+    deadline = Deadline(timeout)
+    try:
+        with _connect(path, _CONNECT) as sock:
+            sock.sendall(json.dumps(request).encode() + b"\n")
+            answer = _read_line(sock, deadline)
+    except OSError as error:
+        if isinstance(error, socket.timeout):
+            what, hint = f"did not answer within {timeout:.0f} s", "See its log, and whether the tier answers it."
+        else:
+            what = f"cannot be reached: {error.strerror or error}"
+            hint = "Start it: vineyard-client agent --socket PATH --tier URL."
+        raise TierUnavailable(f"The agent for the store at {path} {what}.", hint) from error
+    return answer
+
+
+def _connect(path: str, timeout: float) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(timeout)
+        sock.connect(os.fsencode(doorbell_path(path)))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _read_line(sock: socket.socket, deadline: Deadline) -> Dict[str, Any]:
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        remaining = deadline.remaining()
+        if remaining is not None and remaining <= 0:
+            raise socket.timeout
+        sock.settimeout(remaining)
+        piece = sock.recv(1 << 16)
+        if not piece or len(line) > MAX_LINE:
+            raise ConnectionResetError(0, "it broke off")
+        line += piece
+    try:
+        answer = json.loads(line)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise ConnectionResetError(0, "it says what makes no sense")
+    if "error" in answer:
+        kind = getattr(exceptions, str(answer["error"]), None)
+        kind = kind if isinstance(kind, type) and issubclass(kind, VineyardError) else TierUnavailable
+        raise kind(str(answer.get("what", "")), str(answer.get("hint", "")))
+    return answer

@@ -1,0 +1,348 @@
+"""The tiers as one client has them: folders it uses itself, and the agent for everything else; and its notes."""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import os
+import time
+from contextlib import suppress
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+from .._io.deadline import Deadline
+from .._io.mapping import map_private, read_exact
+from ..exceptions import ObjectCorrupted, ObjectNotFound, TierFailed, TierUnavailable, VineyardError
+from . import doorbell
+from .contract import Chunk
+from .folder import FolderTier, failed, require_disk, write_file
+from .keys import check_key
+from .notes import LOADED, LOST, OVERFLOW, SAVED, UNSAVED, Note, Notes, note_name
+from .options import NONE, THROUGH, TierOptions
+from .urls import folder_path
+
+__all__ = ["Tiers", "shown"]
+
+log = logging.getLogger("vineyard_client.tiers")
+
+# Seconds between two looks whether a value has been saved meanwhile.
+_POLL = 0.02
+
+# Bytes up to which a file is copied instead of mapped, as from the store.
+_COPY_LIMIT = 64 * 1024
+
+
+class Tiers:
+    """What a client knows of the tiers of its store.
+
+    Args:
+        socket: the store's IPC socket.
+        options: where they are.
+        starter: called when the agent is needed and does not listen; it starts one, or returns at once.
+    """
+
+    def __init__(self, socket: str, options: TierOptions, starter: Optional[Callable[[], object]] = None) -> None:
+        self.socket = socket
+        self.options = options
+        self.notes = Notes(options.spill or socket + ".tier")
+        paths = [folder_path(url) for url in options.urls]
+        self.folders = [FolderTier(p, reserve=options.reserve, sync=options.sync) for p in paths if p is not None]
+        self.folder = self.folders[0] if paths[0] is not None else None
+        self._buckets = None in paths
+        self._starter = starter
+
+    @property
+    def saves(self) -> bool:
+        """Whether what is put is saved."""
+        return self.options.durability != NONE
+
+    @property
+    def through(self) -> bool:
+        """Whether it is saved before ``put`` returns."""
+        return self.options.durability == THROUGH
+
+    @property
+    def url(self) -> str:
+        """The tier that is written."""
+        return self.folder.url if self.folder else self.options.urls[0]
+
+    # ---- saving
+
+    def save(self, note: Note, chunks: Sequence[Chunk], same: Optional[str] = None) -> None:
+        """Save a value that is in the store, or see to it that the agent does.
+
+        Args:
+            note: what is to be noted of it.
+            chunks: its envelope.
+            same: the key of a copy with the same envelope, if there may be one.
+
+        Raises:
+            TierFailed: it is not saved, and will not be.
+        """
+        # Where no agent is there to save it afterwards, it is saved now: nobody might live to do it.
+        if self.folder is not None and (self.through or not doorbell.ring(self.socket)):
+            if not self.through:
+                self.start_agent()
+            self._write(self.folder, note.key, chunks, same)
+            try:
+                self.notes.write(SAVED, note)
+            except BaseException:
+                self.folder.delete([note.key])
+                raise
+            return
+        self.notes.write(UNSAVED, note)
+        if not self.through:
+            self.ring()
+            return
+        try:
+            self.ask({"do": "save", "name": note.name})
+        except BaseException:
+            self.notes.forget(note.token, note.number)
+            raise
+
+    @staticmethod
+    def _write(folder: FolderTier, key: str, chunks: Sequence[Chunk], same: Optional[str]) -> None:
+        if same is not None:
+            with suppress(ObjectNotFound):
+                return folder.link(same, key)
+        folder.save(key, chunks)
+
+    def save_outside(self, note: Note, chunks: Sequence[Chunk]) -> None:
+        """Save a value that finds no room in the store: in the folder, or in the overflow for the agent.
+
+        Raises:
+            TierFailed: there is no room on the disk either, or it cannot be written.
+        """
+        if self.folder is not None:
+            self.folder.save(note.key, chunks)
+            try:
+                self.notes.write(SAVED, note)
+            except BaseException:
+                self.folder.delete([note.key])
+                raise
+            return
+        path = self.notes.overflow(note.token)
+        try:
+            require_disk(os.path.dirname(path), note.size, self.options.reserve)
+            write_file(path, chunks)
+        except OSError as error:
+            raise failed(f"The overflow in {self.notes.folder} takes no {note.size} bytes", error) from error
+        try:
+            self.save(note, chunks)
+        except BaseException:
+            self.notes.remove(OVERFLOW, note.token)
+            raise
+
+    # ---- reading
+
+    def touch(self, token: str, number: int) -> None:
+        """Note that a value in the store was read."""
+        self.notes.touch(SAVED, note_name(token, number))
+
+    def noted(self, token: str, number: int) -> Optional[Note]:
+        """Return what is noted of a value."""
+        name = note_name(token, number)
+        for kind in (UNSAVED, SAVED, LOST):  # in the order in which a note moves
+            note = self.notes.read(kind, name)
+            if note is not None:
+                return note
+        return None
+
+    def loaded(self, token: str) -> Optional[Note]:
+        """Return the note of the cached copy of a value, if there is one here."""
+        note = self.notes.read(LOADED, token)
+        if note is not None:
+            self.notes.touch(LOADED, token)
+        return note
+
+    def overflow(self, token: str, size: int) -> Optional[memoryview]:
+        """Return a value's envelope from the overflow; None if it is not there."""
+        path = os.path.join(self.notes.folder, OVERFLOW, token)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise failed(f"The overflow in {self.notes.folder} cannot be read", error) from error
+        return shown(fd, size, path)
+
+    def read(self, token: str, number: int, key: str, size: int) -> Optional[memoryview]:
+        """Return a saved value's envelope from the folders; None if none of them has it.
+
+        One that is to be saved and is nowhere yet is waited for: an agent may be saving it out of the memory of a store
+        that has ended.
+
+        Raises:
+            ObjectCorrupted: the file is not what was saved.
+            TierFailed: a folder cannot be read.
+        """
+        check_key(key, token)
+        name, deadline = note_name(token, number), Deadline(self.options.timeout)
+        while True:
+            waiting = self.folder is not None and self.notes.has(UNSAVED, name)
+            for folder in self.folders:
+                with suppress(ObjectNotFound):
+                    return self._open(folder, key, size)
+            if not waiting:
+                return None
+            if not self.ring() or deadline.expired:
+                raise TierUnavailable(
+                    f"{key} is not in {self.url} yet, where the agent is to save it.",
+                    f"See whether the agent runs for {self.socket} (vineyard-client agent), and its log.",
+                )
+            time.sleep(_POLL)
+
+    @staticmethod
+    def _open(folder: FolderTier, key: str, size: int) -> memoryview:
+        fd = folder.open(key, size)
+        if fd is not None:
+            return shown(fd, size, key)
+        memory = _memory(size)
+
+        def write(position: int, piece: memoryview) -> None:
+            memory[position : position + len(piece)] = piece
+
+        folder.load(key, size, write)
+        return memory
+
+    def load(self, token: str, key: str, size: int, type: str) -> Optional[Dict[str, Any]]:
+        """Have the agent bring a value from a bucket here; return where it is: ``number``, or ``overflow``.
+
+        Returns:
+            None if there is no bucket to load from.
+
+        Raises:
+            ObjectNotFound: no tier has it.
+            TierFailed: there is no agent, or the tier does not give it.
+        """
+        if not self._buckets:
+            return None
+        check_key(key, token)
+        return self.ask({"do": "load", "token": token, "key": key, "size": size, "type": type})
+
+    def is_saved_here(self, token: str, number: int) -> bool:
+        """Tell whether a value that is in no tier yet is in the overflow."""
+        return not number and self.notes.has(UNSAVED, note_name(token, number))
+
+    def was_lost(self, token: str, number: int) -> bool:
+        """Tell whether a value ended with its store before it was saved."""
+        return self.notes.has(LOST, note_name(token, number))
+
+    # ---- sizes and ends
+
+    def size(self, key: str, token: str) -> Optional[int]:
+        """Return how many bytes a copy has; None if no tier has it.
+
+        Raises:
+            TierFailed: that cannot be told.
+        """
+        check_key(key, token)
+        for folder in self.folders:
+            found = folder.size(key)
+            if found is not None:
+                return found
+        return self.sizes([key])[0] if self._buckets else None
+
+    def sizes(self, keys: Sequence[str]) -> List[Optional[int]]:
+        """Return how many bytes each copy has in the tier that is written.
+
+        Raises:
+            TierFailed: that cannot be told.
+        """
+        if self.folder is not None:
+            return [self.folder.size(key) for key in keys]
+        found = self.ask({"do": "sizes", "keys": list(keys)}).get("sizes")
+        if not isinstance(found, list) or len(found) != len(keys):
+            raise TierUnavailable(f"The agent for the store at {self.socket} answers what makes no sense.")
+        return found
+
+    def forget(self, token: str, number: int) -> Optional[Note]:
+        """Remove what is noted of a value, before it is deleted; return what that was."""
+        note = self.noted(token, number)
+        self.notes.forget(token, number)
+        return note
+
+    def forget_loaded(self, token: str) -> Optional[Note]:
+        """Remove what is noted of the cached copy of a value; return what that was."""
+        note = self.notes.read(LOADED, token)
+        self.notes.remove(LOADED, token)
+        if note is not None and not note.number:
+            self.notes.remove(OVERFLOW, token)
+        return note
+
+    def delete(self, keys: Sequence[Tuple[str, str]]) -> bool:
+        """Delete copies, given their keys and tokens, wherever they are; return whether there was one.
+
+        Copies in buckets are deleted by the agent; if there is none now, a note has them deleted later.
+        """
+        for key, token in keys:
+            check_key(key, token)
+        existed = False
+        for folder in self.folders:
+            there = [key for key, _ in keys if folder.size(key) is not None]
+            folder.delete(there)
+            existed = existed or bool(there)
+        if self._buckets and keys:
+            try:
+                self.ask({"do": "delete", "keys": [key for key, _ in keys]})
+            except TierFailed as error:
+                log.debug("the agent deletes %d copies later: %s", len(keys), error)
+                for key, _ in keys:
+                    self.notes.to_delete(key)
+            existed = True
+        return existed
+
+    # ---- the agent
+
+    def ring(self) -> bool:
+        """Have the agent look at the notes; start it if it can be. Return False if there is none."""
+        return doorbell.ring(self.socket) or self.start_agent()
+
+    def start_agent(self) -> bool:
+        """Have an agent started, if that is wished; return False if there will be none."""
+        if self._starter is None:
+            return False
+        try:
+            self._starter()
+        except VineyardError as error:
+            log.warning("no agent saves what is put: %s", error)
+            return False
+        return True
+
+    def ask(self, request: Dict[str, Any]) -> Dict[str, Any]:
+        """Ask the agent; start it if it can be.
+
+        Raises:
+            TierUnavailable: there is none, or it does not answer.
+            VineyardError: what it says.
+        """
+        # What it does may take as long as the tier may; its answer a little longer.
+        deadline = Deadline(self.options.timeout + 10.0)
+        if self._starter is not None and not doorbell.ring(self.socket):
+            self._starter()
+            while not doorbell.ring(self.socket) and not deadline.expired:
+                time.sleep(_POLL)
+        return doorbell.ask(self.socket, request, deadline.remaining() or 0.0)
+
+
+def _memory(size: int) -> memoryview:
+    try:
+        return memoryview(mmap.mmap(-1, size))
+    except (OSError, OverflowError, ValueError) as error:
+        raise TierUnavailable(f"There is no memory in this process for {size} bytes: {error}.") from error
+
+
+def shown(fd: int, size: int, name: str) -> memoryview:
+    """Return a file's bytes, privately: copied if they are few, else mapped; the descriptor is closed."""
+    try:
+        if os.fstat(fd).st_size != size or not size:
+            raise ObjectCorrupted(
+                f"{name} has {os.fstat(fd).st_size} bytes where {size} were saved.",
+                "Have the task that made it run again.",
+            )
+        if size <= _COPY_LIMIT:
+            return memoryview(read_exact(fd, 0, size))
+        return map_private(fd, 0, size, None)
+    except OSError as error:
+        raise failed(f"{name} cannot be mapped", error) from error
+    finally:
+        os.close(fd)

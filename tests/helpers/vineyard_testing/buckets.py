@@ -1,0 +1,201 @@
+"""Services that hold buckets, as real as they start in seconds: SeaweedFS (S3), moto (S3), and one that is all faults.
+
+Each is a context manager that yields the URL of a bucket, and the options to open it with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import socket
+import socketserver
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler
+from importlib import util
+from pathlib import Path
+from typing import Callable, ContextManager, Dict, Iterator, List, NamedTuple, Optional
+
+from . import UNIT, until
+
+__all__ = ["Bucket", "FaultyService", "installed", "moto", "seaweedfs"]
+
+ACCESS, SECRET = "test-access", "test-secret"
+
+
+class Bucket(NamedTuple):
+    """Where a bucket is."""
+
+    url: str
+    options: Dict[str, str]
+
+
+WEED = Path(sys.executable).parent / "weed"
+
+
+def installed() -> List[Callable[[Path], ContextManager[Bucket]]]:
+    """Return the services that are installed here, which also takes obstore."""
+    if util.find_spec("obstore") is None:
+        return []
+    return [seaweedfs] * WEED.exists() + [moto] * (util.find_spec("moto") is not None)
+
+
+def _options(port: int) -> Dict[str, str]:
+    return {
+        "endpoint": f"http://127.0.0.1:{port}",
+        "region": "us-east-1",
+        "access_key_id": ACCESS,
+        "secret_access_key": SECRET,
+        "virtual_hosted_style_request": "false",
+    }
+
+
+def _free(port: int) -> bool:
+    with contextlib.closing(socket.socket()) as sock:
+        try:
+            sock.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _ports(number: int) -> List[int]:
+    """Return ports that are free, with those ten thousand above them, which SeaweedFS takes for itself."""
+    found: List[int] = []
+    while len(found) < number:
+        port = random.randrange(11_000, 30_000)
+        if port not in found and _free(port) and _free(port + 10_000):
+            found.append(port)
+    return found
+
+
+def _listens(port: int) -> bool:
+    with contextlib.closing(socket.socket()) as sock:
+        sock.settimeout(1)
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextlib.contextmanager
+def _running(command: List[str], port: int, log: Path) -> Iterator[None]:
+    with log.open("wb") as out, subprocess.Popen(command, stdout=out, stderr=out, cwd=log.parent) as process:
+        try:
+
+            def ready() -> bool:
+                assert process.poll() is None, f"{command[0]} ended: {log.read_text()[-2000:]}"
+                return _listens(port)
+
+            until(ready, f"{command[0]} listens at {port}", 6 * UNIT)
+            yield
+        finally:
+            process.terminate()
+            try:
+                process.wait(1)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+@contextlib.contextmanager
+def seaweedfs(folder: Path) -> Iterator[Bucket]:
+    """A SeaweedFS with an S3 gateway; its buckets make themselves."""
+    master, volume, filer, s3 = _ports(4)
+    config = folder / "s3.json"
+    identity = {"name": "t", "credentials": [{"accessKey": ACCESS, "secretKey": SECRET}], "actions": ["Admin"]}
+    reader = {"name": "r", "credentials": [{"accessKey": "reader", "secretKey": SECRET}], "actions": ["Read", "List"]}
+    config.write_text(json.dumps({"identities": [identity, reader]}))
+    (folder / "data").mkdir()
+    command = [str(WEED), "server", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3"]
+    command += [f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}", f"-s3.port={s3}"]
+    command += [f"-s3.config={config}", "-master.volumeSizeLimitMB=256", "-volume.max=0", "-s3.iam=false"]
+    with _running(command, s3, folder / "weed.log"):
+        bucket = Bucket("s3://test-bucket/some/prefix", _options(s3))
+        until(lambda: _works(bucket), "SeaweedFS takes an object", 6 * UNIT)
+        yield bucket
+
+
+@contextlib.contextmanager
+def moto(folder: Path) -> Iterator[Bucket]:
+    """A moto server with one bucket."""
+    (port,) = _ports(1)
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with _running(command, port, folder / "moto.log"):
+        import http.client
+
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        connection.request("PUT", "/test-bucket", headers={"Content-Length": "0"})
+        assert connection.getresponse().status == 200
+        connection.close()
+        yield Bucket("s3://test-bucket/some/prefix", _options(port))
+
+
+def _works(bucket: Bucket) -> bool:
+    import vineyard_client as vc
+    from vineyard_client._tiers.urls import open_tier
+
+    try:
+        open_tier(bucket.url, timeout=3, options=bucket.options).check()
+    except vc.TierFailed:
+        time.sleep(0.2)
+        return False
+    return True
+
+
+class FaultyService:
+    """An S3 that answers each request as a test says.
+
+    Attributes:
+        answer: called with method and path; returns status, body, and what to do with the body: ``whole``, ``cut``.
+        requests: what was asked, in order.
+    """
+
+    def __init__(self) -> None:
+        self.answer: Callable[[str, str], tuple[int, bytes]] = lambda method, path: (503, b"")
+        self.requests: List[str] = []
+        self.cut: Optional[int] = None
+        self.pause = 0.0
+
+    def __enter__(self) -> FaultyService:
+        """Start it."""
+        service = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def _serve(self) -> None:
+                length = int(self.headers.get("Content-Length") or 0)
+                self.rfile.read(length)
+                service.requests.append(f"{self.command} {self.path}")
+                time.sleep(service.pause)
+                status, body = service.answer(self.command, self.path)
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.send_header("ETag", '"x"')
+                self.send_header("Last-Modified", "Wed, 25 Nov 2026 00:00:00 GMT")
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(body[: service.cut])
+                if service.cut is not None:
+                    self.close_connection = True
+
+            do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _serve
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
+            daemon_threads = True
+            allow_reuse_address = True
+
+        self._server = Server(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+        self._thread.start()
+        self.bucket = Bucket("s3://test-bucket/p", _options(self._server.server_address[1]))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Stop it."""
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
