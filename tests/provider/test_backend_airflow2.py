@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from types import SimpleNamespace
 from typing import Any, Callable, Tuple
 
@@ -33,6 +34,12 @@ def test_pickled_rows(backend: Any, store: Any, monkeypatch: pytest.MonkeyPatch,
     assert backend.serialize_value({"a": 1}, key="k")[:1] == b"\x80"
     for value in ((1, 2), LARGE):
         assert backend.serialize_value(value, key="k").startswith(b'{"vineyard"')
+
+
+def test_pickled_rows_with_the_option_off(backend: Any, result: Callable[..., Any]) -> None:
+    """The error says what to do; web pages are as ever."""
+    with pytest.raises(ValueError, match=r"XCom 'k' was pickled while .* enable_xcom_pickling was on, and that is off"):
+        backend.deserialize_value(result(pickle.dumps({"a": 1}), key="k"))
 
 
 def test_web_pages_show_the_row(backend: Any, options: Callable[..., None], store: Any) -> None:

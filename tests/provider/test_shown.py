@@ -15,6 +15,7 @@ from typing import Any, Dict, List, NamedTuple, Optional
 
 import pytest
 
+from airflow_provider_vineyard.xcom.arguments import unfit_as_argument
 from airflow_provider_vineyard.xcom.shown import text_of
 
 UTC = datetime.timezone.utc
@@ -226,3 +227,21 @@ def test_long_and_deep_values() -> None:
     assert looked["at"] < 50
     assert len(shown("x" * 1_000_000)) == 200
     assert shown(10**10_000) == "2**33219 and more"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (float("nan"), "NaN or infinity"),
+        ({"a": [1, (float("inf"),)]}, "NaN or infinity"),
+        ({float("-inf")}, "NaN or infinity"),
+        ("half \ud800", "half a surrogate"),
+        ({"\udfff": 1}, "half a surrogate"),
+        ({"a": [1.5, "ä", None, True, 2**70]}, None),
+        ([0.0] * 5000 + [float("nan")], None),  # long enough to be sent as a text
+        (Point(float("nan")), None),  # likewise
+    ],
+)
+def test_what_is_unfit_as_an_argument(value: Any, expected: Optional[str]) -> None:
+    """What the JSON of Airflow 3 cannot say, wherever Airflow would look for it."""
+    assert unfit_as_argument(value) == expected

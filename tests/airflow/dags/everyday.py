@@ -118,6 +118,10 @@ def _numpy_bool(number):
     return np.int64(6) > number
 
 
+def _nothing():
+    """Do nothing."""
+
+
 @dag
 def everyday():
     """Push, pull, decide."""
@@ -127,7 +131,7 @@ def everyday():
     go_on = ShortCircuitOperator(task_id="go_on", python_callable=_numpy_bool, op_args=[5])
     stop = ShortCircuitOperator(task_id="stop", python_callable=_numpy_bool, op_args=[7])
     for name, circuit in (("after_go_on", go_on), ("after_stop", stop)):
-        circuit >> PythonOperator(task_id=name, python_callable=print)
+        circuit >> PythonOperator(task_id=name, python_callable=_nothing)
 
 
 everyday_dag = everyday()

@@ -6,6 +6,7 @@ import json
 import os
 
 from generation import dag, get_current_context, task
+from switch_models import Order
 
 VALUES = {
     "dict": {"a": [1, 2.5, None]},
@@ -13,6 +14,7 @@ VALUES = {
     "list": [1, 2],
     "pair": (1, {2: "x"}),
     "large": ("x" * 5000, {2: "x"}),
+    "order": Order(7),
 }
 
 

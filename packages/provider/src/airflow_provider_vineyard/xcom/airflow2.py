@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 # The column of a row is read as JSON only when it starts like ours.
 _ROW_START = b'{"' + ROW_KEY.encode() + b'"'
+# What pickle writes from its second protocol on.
+_PICKLE_START = b"\x80"
 
 
 class _Pushed(NamedTuple):
@@ -58,6 +60,19 @@ def _row(stored: object) -> Optional[Dict[str, Any]]:
         except ValueError:
             return None
     return stored if isinstance(stored, dict) and looks_like_row(stored) else None
+
+
+def _refuse_unreadable(result: Any) -> None:
+    """Say what to do about a row that Airflow has pickled, where it does not read such any more."""
+    stored = result.value
+    if not isinstance(stored, bytes) or not stored.startswith(_PICKLE_START):
+        return
+    if version_compat.conf().getboolean("core", "enable_xcom_pickling", fallback=False):
+        return
+    raise ValueError(
+        f"{Origin(key=getattr(result, 'key', None))} was pickled while [core] enable_xcom_pickling was on, and that is "
+        "off here. Turn it on for as long as such rows are needed, or clear the task that pushed it."
+    )
 
 
 class Airflow2Hooks:
@@ -110,6 +125,8 @@ class Airflow2Hooks:
         shown = hasattr(result, "_sa_instance_state")
         if row is not None:
             return row if shown else store.get(row)
+        if not shown:
+            _refuse_unreadable(result)
         value = version_compat.base_xcom().deserialize_value(result)
         key = getattr(result, "key", None)
         if shown or is_airflows_own(key, value):

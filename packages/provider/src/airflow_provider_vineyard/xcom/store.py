@@ -28,6 +28,7 @@ from airflow_provider_vineyard.reference import (
 )
 from airflow_provider_vineyard.settings import Settings, get_settings
 from airflow_provider_vineyard.xcom import members
+from airflow_provider_vineyard.xcom.arguments import NOT_FINITE, unfit_as_argument
 
 if TYPE_CHECKING:
     from vineyard_client import Client, EncodedValue, ObjectRef, UnsafeType, VineyardError
@@ -158,6 +159,7 @@ def get(row: object) -> Any:
         reference.ref.id,
         (time.perf_counter() - started) * 1000,
     )
+    _warn(reference.origin, value)
     return value
 
 
@@ -171,7 +173,21 @@ def _value_in(row: RowValue, settings: Settings) -> object:
         what = f"{row.origin} ({row.type}, put on {row.host} at {row.created}) cannot be read"
         raise _explained(error, what, _get_hint(error, row.origin, settings)) from error
     _log_value("get", row, (time.perf_counter() - started) * 1000)
+    _warn(row.origin, value)
     return value
+
+
+def _warn(origin: Origin, value: object) -> None:
+    """Say why the task is about to fail, if it is: Airflow's own message names neither the value nor what to do."""
+    unfit = unfit_as_argument(value) if version_compat.is_airflow_3() else None
+    if unfit is not None:
+        log.info(
+            "%s holds %s, which Airflow 3 cannot send to its API server. As an argument it fails the task before its "
+            "code runs: pull it in the task with ti.xcom_pull instead%s.",
+            origin,
+            unfit,
+            ", or set [core] max_templated_field_length = 1" if unfit == NOT_FINITE else "",
+        )
 
 
 def get_bare(id: str, origin: Origin) -> Any:
