@@ -6,6 +6,7 @@ import collections
 import copyreg
 import functools
 import io
+import math
 import os
 import pathlib
 import socket
@@ -318,3 +319,27 @@ def test_pydantic_models_come_back_when_allowed():
             blob(item, passive=False)
     finally:
         del models.Item
+
+
+def test_zones_from_files_are_not_taken_for_those_of_their_name():
+    zoneinfo = pytest.importorskip("zoneinfo")
+    with open("/usr/share/zoneinfo/Asia/Tokyo", "rb") as file:
+        zone = zoneinfo.ZoneInfo.from_file(file, key="Europe/Berlin")
+    with pytest.raises(UnsafeType, match=r"A zoneinfo\.ZoneInfo cannot be stored"):
+        blob([zone])
+
+
+@pytest.mark.parametrize("make", [lambda f: functools.partial(f, 4), collections.defaultdict])
+def test_functions_in_c_that_are_allowed_can_be_read(make):
+    value = make(math.sqrt)
+    assert repr(roundtrip(value, "math.sqrt")) == repr(value)
+
+
+def test_children_of_a_generator_are_those_that_it_would_have_had():
+    np = pytest.importorskip("numpy")
+    rng = np.random.default_rng(3)
+    if not hasattr(rng, "spawn"):
+        pytest.skip("numpy before 1.25")
+    rng.spawn(1)
+    read = roundtrip(rng)
+    assert [child.random() for child in read.spawn(2)] == [child.random() for child in rng.spawn(2)]

@@ -143,6 +143,9 @@ def _same_numpy(left: Any, right: Any, seen: Set[Tuple[int, int]]) -> bool:
         # Last, so that "read-only" means that everything else is the same.
         assert left.flags.writeable == right.flags.writeable, "read-only" if left.flags.writeable else "writeable"
         return True
+    if type(left).__module__.startswith("numpy.random") and hasattr(left, "state"):
+        assert repr(left.state) == repr(right.state)
+        return True
     if isinstance(left, (np.random.Generator, np.random.RandomState)):
         state = (lambda value: value.bit_generator.state) if isinstance(left, np.random.Generator) else None
         one, other = (state(left), state(right)) if state else (left.get_state(False), right.get_state(False))
@@ -425,6 +428,7 @@ def python_cases() -> Iterator[Case]:
         "StopIteration": StopIteration(5),
         "nested": {"a": [1, (2.5, {"b": {None, "c"}})], "d": datetime.date(2020, 1, 1)},
     }
+    values.update(_with_more_than_it_says())
     if sys.version_info >= (3, 9):
         import zoneinfo
 
@@ -448,6 +452,41 @@ def python_cases() -> Iterator[Case]:
     yield "exception with a cause", chained
 
 
+def _with_more_than_it_says() -> Dict[str, Any]:
+    """Return values with attributes and fields that pickle itself may forget."""
+
+    def noted(made: Any, **fields: Any) -> Any:
+        for name, field in fields.items():
+            setattr(made, name, field)
+        return made
+
+    values: Dict[str, Any] = {
+        "ImportError": ImportError("x", name="module", path="/x"),
+        "ModuleNotFoundError": ModuleNotFoundError("x", name="module"),
+        "OSError, changed": noted(FileNotFoundError(2, "x", "a", None, "b"), filename="c"),
+        "StopIteration, changed": noted(StopIteration(1), value=2),
+        "SystemExit, changed": noted(SystemExit(1), code=2),
+        "SyntaxError": noted(SyntaxError("bad", ("file", 1, 2, "text")), lineno=7),
+        "UnicodeDecodeError, changed": noted(UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), reason="worse"),
+        "exception with attributes": noted(ValueError(1), note=[1], __notes__=["n"]),
+        "partial with attributes": noted(functools.partial(int, "3"), note=1),
+        "Counter with attributes": noted(collections.Counter("ab"), note=1),
+        "ChainMap with attributes": noted(collections.ChainMap({1: 2}), note=1),
+        "UserString with attributes": noted(collections.UserString("s"), note=1),
+        "OrderedDict with attributes": noted(collections.OrderedDict(a=1), note=1),
+    }
+    if sys.version_info >= (3, 10):
+        for name, run in (("NameError", "missing"), ("AttributeError", "(5).missing"), ("of a module", "math.missing")):
+            try:
+                eval(run)
+            except (NameError, AttributeError) as exc:
+                exc.__traceback__ = None
+                values[name] = exc
+    if sys.version_info >= (3, 11):
+        values["ExceptionGroup"] = ExceptionGroup("m", [ValueError(1), ImportError("x", name="n")])  # noqa: F821
+    return values
+
+
 def numpy_cases() -> Iterator[Case]:
     """Yield numpy arrays of every dtype and layout, scalars and the rest."""
     import numpy as np
@@ -459,6 +498,14 @@ def numpy_cases() -> Iterator[Case]:
         array_ = large.copy()
         array_.flags.writeable = False
         return array_
+
+    def drawn(generator: Any) -> Any:
+        generator.normal()
+        return generator
+
+    def spawned(generator: Any) -> Any:
+        generator.bit_generator.seed_seq.spawn(2)
+        return generator
 
     def circular() -> Any:
         array_ = np.empty(2, object)
@@ -508,6 +555,12 @@ def numpy_cases() -> Iterator[Case]:
         "structured, nested": lambda: np.zeros(3, [("p", [("x", "f4"), ("y", "f4", (2, 2))]), ("n", "S3")]),
         "structured, titles": lambda: np.zeros(2, [(("title", "name"), "i4")]),
         "structured with objects": lambda: np.array([(1, [2]), (3, None)], [("a", "i4"), ("o", "O")]),
+        "structured with objects, wide": lambda: np.zeros(100, [("o", "O"), ("x", "f8", (10_000,))]),
+        "structured with objects, one wide": lambda: np.zeros(1, [("o", "O"), ("s", "U20000")]),
+        "structured with objects, repeated": lambda: np.broadcast_to(np.zeros(1, [("o", "O"), ("s", "U99")]), (50,)),
+        "structured with objects, padded": lambda: np.zeros(
+            9, np.dtype({"names": ["o"], "formats": ["O"], "itemsize": 4000})
+        ),
         "record array": lambda: np.rec.array([(1, 2.5)], dtype=[("a", "i4"), ("b", "f8")]),
         "matrix": lambda: np.matrix([[1, 2], [3, 4]]),
         "chararray": lambda: np.char.array(["a", "b"]),
@@ -542,6 +595,13 @@ def numpy_cases() -> Iterator[Case]:
         "Generator": lambda: np.random.default_rng(3),
         "Generator on MT19937": lambda: np.random.Generator(np.random.MT19937(1)),
         "RandomState": lambda: np.random.RandomState(3),
+        "RandomState with a normal in store": lambda: drawn(np.random.RandomState(3)),
+        "Generator with children": lambda: spawned(np.random.default_rng(3)),
+        "Generator on Philox": lambda: drawn(np.random.Generator(np.random.Philox(3))),
+        "Generator on SFC64": lambda: drawn(np.random.Generator(np.random.SFC64(3))),
+        "bit generator": lambda: np.random.PCG64([1, 2, 3]),
+        "seed sequence": lambda: np.random.SeedSequence(2**100, spawn_key=(1, 2), pool_size=8),
+        "generators on one bit generator": lambda: [np.random.Generator(shared) for shared in [np.random.PCG64(1)] * 2],
     }
     for group in (layouts, objects, structured, scalars, others):
         yield from group.items()
@@ -978,6 +1038,10 @@ def dates_cases() -> Iterator[Case]:
     def pendulum() -> Any:
         return __import__("pendulum")
 
+    def zone_from_file() -> Any:
+        with open("/usr/share/zoneinfo/Asia/Tokyo", "rb") as file:
+            return pendulum().tz.timezone.Timezone.from_file(file)
+
     cases: Dict[str, Callable[[], Any]] = {
         "pytz UTC": lambda: pytz_zone("UTC"),
         "pytz zone": lambda: pytz_zone("Europe/Berlin"),
@@ -996,6 +1060,8 @@ def dates_cases() -> Iterator[Case]:
         "pendulum Duration": lambda: pendulum().duration(years=1, months=2, days=-3, seconds=4.5),
         "pendulum Interval": lambda: pendulum().datetime(2024, 1, 1) - pendulum().datetime(2023, 1, 1),
         "pendulum zone": lambda: pendulum().timezone("Asia/Tokyo"),
+        "pendulum zone from a file": lambda: zone_from_file(),
+        "pendulum DateTime in a zone from a file": lambda: pendulum().datetime(2024, 1, 1, tz=zone_from_file()),
         "pendulum fixed zone": lambda: pendulum().datetime(2024, 1, 1, tz=3),
     }
     yield from cases.items()

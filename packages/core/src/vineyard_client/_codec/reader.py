@@ -35,11 +35,13 @@ class Reader:
     Args:
         policy: which classes are allowed besides the known types.
         limit: length of the stream; nothing that is spelt out in it can have more elements.
+        total: length of the stream and of the buffers.
     """
 
-    def __init__(self, policy: Policy, limit: int) -> None:
+    def __init__(self, policy: Policy, limit: int, total: int) -> None:
         self.policy = policy
         self.limit = limit
+        self.total = total
         self.notes: Dict[Any, Any] = {}
         # What is done in this order when everything has been read: objects become of their own class, get what state
         # they set themselves, and are looked at as a whole.
@@ -229,7 +231,7 @@ def load(stream: Stream, buffers: List[memoryview], policy: Policy) -> Any:
         MemoryError: there is not enough for the value.
     """
     file = verify(stream)
-    reader = Reader(policy, len(stream))
+    reader = Reader(policy, len(stream), len(stream) + sum([len(buffer) for buffer in buffers]))
     try:
         value = _Unpickler(file, reader, buffers).load()
         reader.finish()

@@ -22,7 +22,7 @@ from vineyard_client.exceptions import UnsafeType
 
 from ..ops import FILL, MAKE
 from ..policy import qualified
-from ..writer import reduce_instance
+from ..writer import dump, reduce_instance
 from .common import by_attributes, by_call, checked, checked_callable, damaged, from_text, refused
 
 if TYPE_CHECKING:
@@ -48,7 +48,16 @@ _ENUMS = {
     "socket.SocketKind": "socket",
 }
 _CONSTANTS: Dict[str, Any] = {"Ellipsis": ..., "NotImplemented": NotImplemented}
-_WITH_ATTRIBUTES = (collections.OrderedDict, collections.UserDict, collections.UserList, types.SimpleNamespace)
+_WITH_ATTRIBUTES = (
+    *(collections.OrderedDict, collections.Counter, collections.ChainMap),
+    *(collections.UserDict, collections.UserList, collections.UserString),
+    *(types.SimpleNamespace, functools.partial),
+)
+# Fields in C of exceptions that are not set: some travel as arguments, or in a place of their own; and where it was
+# raised goes with the process that raised it.
+_OTHER_FIELDS = frozenset(
+    ["args", "exceptions", "message", "__cause__", "__context__", "__suppress_context__", "__traceback__", "__dict__"]
+)
 
 
 def _make_pattern(reader: Reader, pattern: Any, flags: Any) -> Any:
@@ -81,10 +90,15 @@ def _make_memoryview(reader: Reader, buffer: Any, letter: Any, shape: Any) -> An
 # --- containers -----------------------------------------------------------------------------------------------------
 
 
+def _with_attributes(head: Tuple[Any, ...], attributes: Dict[str, Any], pairs: Any = None) -> Tuple[Any, ...]:
+    """Return a reduction that sets what somebody attached to an object, if anybody did."""
+    if not attributes:
+        return MAKE, head, None, None, pairs
+    return MAKE, head, ("attributes", dict(attributes)), None, pairs, FILL
+
+
 def _reduce_ordered(writer: Writer, value: Any) -> Tuple[Any, ...]:
-    if not vars(value):
-        return MAKE, ("OrderedDict",), None, None, iter(value.items())
-    return MAKE, ("OrderedDict",), ("attributes", dict(vars(value))), None, iter(value.items()), FILL
+    return _with_attributes((type(value).__name__,), vars(value), iter(value.items()))
 
 
 def _reduce_defaultdict(writer: Writer, value: Any) -> Tuple[Any, ...]:
@@ -93,10 +107,6 @@ def _reduce_defaultdict(writer: Writer, value: Any) -> Tuple[Any, ...]:
 
 def _make_defaultdict(reader: Reader, factory: Any) -> Any:
     return collections.defaultdict(None if factory is None else checked_callable(factory))
-
-
-def _reduce_counter(writer: Writer, value: Any) -> Tuple[Any, ...]:
-    return MAKE, ("Counter",), None, None, iter(value.items())
 
 
 def _reduce_deque(writer: Writer, value: Any) -> Tuple[Any, ...]:
@@ -108,7 +118,9 @@ def _make_deque(reader: Reader, maxlen: Any) -> Any:
 
 
 def _reduce_chain(writer: Writer, value: Any) -> Tuple[Any, ...]:
-    return MAKE, ("ChainMap", list(value.maps))
+    return _with_attributes(
+        ("ChainMap", list(value.maps)), {name: item for name, item in vars(value).items() if name != "maps"}
+    )
 
 
 def _make_chain(reader: Reader, maps: Any) -> Any:
@@ -117,6 +129,12 @@ def _make_chain(reader: Reader, maps: Any) -> Any:
 
 def _reduce_user_container(writer: Writer, value: Any) -> Tuple[Any, ...]:
     return MAKE, (type(value).__name__,), ("attributes", dict(vars(value))), None, None, FILL
+
+
+def _reduce_user_string(writer: Writer, value: Any) -> Tuple[Any, ...]:
+    return _with_attributes(
+        ("UserString", value.data), {name: item for name, item in vars(value).items() if name != "data"}
+    )
 
 
 def _reduce_namespace(writer: Writer, value: Any) -> Tuple[Any, ...]:
@@ -138,7 +156,7 @@ def _make_proxy(reader: Reader, content: Any) -> Any:
 
 
 def _reduce_partial(writer: Writer, value: Any) -> Tuple[Any, ...]:
-    return MAKE, ("partial", value.func, value.args, value.keywords)
+    return _with_attributes(("partial", value.func, value.args, value.keywords), vars(value))
 
 
 def _make_partial(reader: Reader, function: Any, arguments: Any, keywords: Any) -> Any:
@@ -202,8 +220,44 @@ def _reduce_exception(writer: Writer, value: BaseException) -> Tuple[Any, ...]:
         return reduce_instance(writer, value)
     names = ("", cls.__name__) if cls is base else writer.name_of(cls)
     arguments = value.__reduce__()[1]
-    state = (dict(vars(value)), value.__cause__, value.__context__, value.__suppress_context__)
+    fields = _changed_fields(writer, value, base, arguments)
+    state = (dict(vars(value)), value.__cause__, value.__context__, value.__suppress_context__, fields)
     return MAKE, ("exception", *names, arguments), ("exception", state), None, None, FILL
+
+
+@functools.lru_cache(maxsize=256)
+def _fields(base: Any) -> Dict[str, Any]:
+    """Return the fields that a built-in exception keeps in C and that can be set, by their names."""
+    found: Dict[str, Any] = {}
+    for cls in base.__mro__:
+        for name, field in vars(cls).items():
+            if isinstance(field, (types.MemberDescriptorType, types.GetSetDescriptorType)):
+                found.setdefault(name, field)
+    return {name: field for name, field in found.items() if name not in _OTHER_FIELDS and not name.startswith("__")}
+
+
+def _changed_fields(writer: Writer, value: BaseException, base: Any, arguments: Any) -> Dict[str, Any]:
+    """Return those fields that the arguments alone would not set to what they are."""
+    fresh = base.__new__(base, *arguments)
+    base.__init__(fresh, *arguments)
+    changed = {}
+    for name in _fields(base):
+        own, usual = (getattr(each, name, _OTHER_FIELDS) for each in (value, fresh))
+        equal = type(own) in (int, str) and type(own) is type(usual) and own == usual
+        if own is _OTHER_FIELDS or own is usual or equal:
+            continue
+        if name == "obj" and not _can_be_written(writer, own):
+            continue  # what an attribute was missing on; pickle leaves it out as well
+        changed[name] = own
+    return changed
+
+
+def _can_be_written(writer: Writer, value: Any) -> bool:
+    try:
+        dump(value, writer.policy)
+    except UnsafeType:
+        return False
+    return True
 
 
 def _make_exception(reader: Reader, module: str, qualname: str, arguments: Any) -> BaseException:
@@ -218,11 +272,16 @@ def _make_exception(reader: Reader, module: str, qualname: str, arguments: Any) 
 
 
 def _fill_exception(reader: Reader, value: Any, state: Any) -> None:
-    attributes, cause, context, suppress = state
+    attributes, cause, context, suppress, fields = state
     if not isinstance(value, BaseException):
         raise damaged(f"it sets the cause of a {qualified(type(value))}")
     vars(value).update(checked(attributes, dict))
     value.__cause__, value.__context__, value.__suppress_context__ = cause, context, suppress
+    known = _fields(next(base for base in type(value).__mro__ if base.__module__ == "builtins"))
+    for name, content in checked(fields, dict).items():
+        if name not in known:
+            raise damaged(f"a {qualified(type(value))} has no field {name!r}")
+        known[name].__set__(value, content)
 
 
 def _reduce_constant(writer: Writer, value: Any) -> Tuple[Any, ...]:
@@ -250,12 +309,12 @@ def install(table: Table) -> None:
             memoryview: _reduce_memoryview,
             collections.OrderedDict: _reduce_ordered,
             collections.defaultdict: _reduce_defaultdict,
-            collections.Counter: _reduce_counter,
+            collections.Counter: _reduce_ordered,
             collections.deque: _reduce_deque,
             collections.ChainMap: _reduce_chain,
             collections.UserDict: _reduce_user_container,
             collections.UserList: _reduce_user_container,
-            collections.UserString: by_attributes("UserString", "data"),
+            collections.UserString: _reduce_user_string,
             types.SimpleNamespace: _reduce_namespace,
             types.MappingProxyType: _reduce_proxy,
             functools.partial: _reduce_partial,
@@ -288,6 +347,6 @@ def install(table: Table) -> None:
             "constant": _make_constant,
         }
     )
-    containers = ("OrderedDict", "UserDict", "UserList", "SimpleNamespace")
+    containers = [cls.__name__ for cls in _WITH_ATTRIBUTES]
     table.filler("attributes", _fill_attributes, *containers, must=False)
     table.filler("exception", _fill_exception, "exception")

@@ -17,6 +17,8 @@ import pickle
 import sys
 from typing import TYPE_CHECKING, Any, Dict, List, Tuple
 
+from vineyard_client.exceptions import UnsafeType
+
 from ..ops import FILL, MAKE
 from ..policy import qualified
 from ..writer import reduce_instance
@@ -43,6 +45,9 @@ _SCALARS = (
     "longdouble complex64 complex128 clongdouble datetime64 timedelta64 str_ bytes_"
 )
 _ABSTRACT = "generic number integer signedinteger unsignedinteger inexact floating complexfloating flexible character"
+# So many times the bytes that are in use an element with objects may take, since memory is asked for to hold them all.
+_MOST_PADDING = 4096
+
 _MEMORY = frozenset([memoryview, bytes, bytearray])
 
 
@@ -141,6 +146,16 @@ def _reduce_objects(writer: Writer, array: Any) -> Tuple[Any, ...]:
     if dtype.kind == "T":
         content = array.ravel(order).tolist()
         return MAKE, ("numpy.strings", spec, array.shape, order, content, writeable)
+    if dtype.itemsize // _MOST_PADDING > sum(
+        [1 if part.hasobject else part.itemsize for part, *_ in dtype.fields.values()]
+    ):
+        raise UnsafeType(
+            f"An array of elements of {dtype.itemsize} bytes cannot be stored, since hardly any of them are used.",
+            "Convert it to a dtype without padding, with numpy.lib.recfunctions.repack_fields().",
+            "numpy.ndarray",
+        )
+    if 0 in array.strides:
+        array = array.copy()  # what repeats is written as often as it is read
     content = {name: np.ndarray.view(array[name], np.ndarray) for name in dtype.names}
     return (
         MAKE,
@@ -152,17 +167,17 @@ def _reduce_objects(writer: Writer, array: Any) -> Tuple[Any, ...]:
     )
 
 
-def _checked_size(reader: Reader, shape: Any) -> None:
-    """Refuse a number of elements that the stream cannot possibly hold, before memory is asked for."""
+def _checked_size(shape: Any, limit: int) -> None:
+    """Refuse a number of elements that what is stored cannot possibly hold, before memory is asked for."""
     size = 1
     for length in shape:
         size *= length
-    if size > reader.limit:
+    if size > limit:
         raise damaged(f"an array of shape {shape} is larger than everything stored")
 
 
 def _make_objects(reader: Reader, shape: Any, order: str, size: int, spec: Any = "O") -> Any:
-    _checked_size(reader, shape)
+    _checked_size(shape, reader.limit)
     dtype = make_dtype(spec)
     if dtype.kind != "O":
         raise damaged(f"an array of objects cannot have dtype {dtype}")
@@ -195,8 +210,8 @@ def _make_structured(reader: Reader, spec: Any, shape: Any, order: str) -> Any:
     dtype = make_dtype(spec)
     if not dtype.hasobject or dtype.names is None:
         raise damaged(f"fields cannot be set in elements of type {dtype}")
-    # Every element has at least one object, and so at least a byte in the stream; but what is beside it may be large.
-    _checked_size(reader, (*shape, dtype.itemsize // 64 or 1))
+    # Every element has at least one object, and so at least a byte in the stream; what is beside it is in the buffers.
+    _checked_size((*shape, dtype.itemsize // _MOST_PADDING or 1), reader.total)
     return np.zeros(shape, dtype, order)
 
 

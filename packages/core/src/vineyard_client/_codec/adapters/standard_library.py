@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Tuple
 from vineyard_client.exceptions import ObjectCorrupted, UnsafeType
 
 from ..ops import MAKE
+from ..writer import own_reduction
 from .common import by_attributes, by_call, by_text, checked, from_text
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def install_zoneinfo(table: Table) -> None:
                 "Make it with zoneinfo.ZoneInfo(key).",
                 "zoneinfo.ZoneInfo",
             )
+        own_reduction(value)  # refuses one that was made from a file, whatever it is called
         return MAKE, ("zoneinfo.ZoneInfo", value.key, zoneinfo.ZoneInfo(value.key) is value)
 
     def make(reader: Reader, key: Any, shared: bool) -> Any:

@@ -6,12 +6,14 @@ Each is made again by the package's public constructors from names and numbers.
 from __future__ import annotations
 
 import importlib
+import io
 from typing import TYPE_CHECKING, Any, Dict, Tuple
 
 from vineyard_client.exceptions import UnsafeType
 
 from ..ops import MAKE
 from ..policy import qualified
+from ..writer import own_reduction
 from .common import by_attributes, by_call, checked, damaged
 
 if TYPE_CHECKING:
@@ -198,12 +200,27 @@ def install_pendulum(table: Table) -> None:
         return MAKE, ("pendulum.Interval", value.start, value.end, bool(value._absolute))
 
     def reduce_zone(writer: Writer, zone: Any) -> Tuple[Any, ...]:
+        # Since 3.0 one may have been made from a file, whatever it is called; how it pickles says so, or is an error.
+        reduced = own_reduction(zone) if hasattr(zone, "from_file") else None
+        if reduced is not None and reduced[0].__name__ == "_from_pickled_file":
+            return MAKE, ("pendulum.file", *reduced[1])
+        if not isinstance(zone.name, str):
+            raise UnsafeType(
+                f"The time zone {zone!r} cannot be stored: no other process would find it under its name.",
+                "Make it with pendulum.timezone(name).",
+                qualified(type(zone)),
+            )
+        if reduced is not None and reduced[0].__name__ == "_unpickle" and not reduced[1][1]:
+            return MAKE, ("pendulum.Timezone", zone.name, False)
         return MAKE, ("pendulum.Timezone", zone.name)
 
-    def make_zone(reader: Reader, name: Any) -> Any:
+    def make_zone(reader: Reader, name: Any, shared: Any = True) -> Any:
         if ".." in _text(name) or name.startswith("/"):
             raise damaged(f"{name!r} is no time zone")
-        return pendulum.timezone(name)
+        return pendulum.timezone(name) if shared else zones.Timezone.no_cache(name)
+
+    def make_from_file(reader: Reader, content: Any, name: Any) -> Any:
+        return zones.Timezone.from_file(io.BytesIO(checked(content, bytes)), key=checked(name, str, type(None)))
 
     def reduce_fixed(writer: Writer, zone: Any) -> Tuple[Any, ...]:
         return MAKE, ("pendulum.FixedTimezone", zone.offset, zone.name)
@@ -231,6 +248,7 @@ def install_pendulum(table: Table) -> None:
             "pendulum.Duration": make_duration,
             "pendulum.Interval": by_call(interval),
             "pendulum.Timezone": make_zone,
+            "pendulum.file": make_from_file,
             "pendulum.FixedTimezone": make_fixed,
         }
     )
