@@ -234,12 +234,59 @@ def test_the_place_is_found_in_frames_and_arrays():
         blob([1, numpy.array([1, None, _generator], dtype=object)])
 
 
+def _nested(wrap, depth):
+    value: object = 1
+    for _ in range(depth):
+        value = wrap(value)
+    return value
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda value: [value],
+        lambda value: {"a": value},
+        lambda value: (value,),
+        lambda value: models.Frozen(value),
+        lambda value: models.Pair(value, 1),
+        lambda value: {"a": [value], "b": 1.5},
+    ],
+    ids=["lists", "dicts", "tuples", "dataclasses", "named tuples", "dicts of lists"],
+)
+def test_values_nested_as_deeply_as_pickle_manages_come_back(wrap, unproven):
+    """The depth at which pickle stops, by default, is that of the version of Python; here and there it is less."""
+    depth = 500
+    result, value = roundtrip(_nested(wrap, depth)), _nested(wrap, depth)
+    for _ in range(depth):
+        assert type(result) is type(value)
+        if isinstance(value, dict):
+            result, value = result["a"], value["a"]
+        elif isinstance(value, (list, tuple)):
+            result, value = result[0], value[0]
+        else:
+            result, value = result.value, value.value
+    assert result == value
+
+
+def test_lists_nested_more_deeply_than_c_may_recurse_come_back():
+    limit = sys.getrecursionlimit()
+    shared = [1]
+    value = [_nested(lambda value: [value, shared], 1200), b"x" * 100_000, models.Person("a")]
+    result = roundtrip(value)
+    assert sys.getrecursionlimit() == limit
+    assert result[1:] == value[1:]
+    first, depth = result[0], 0
+    while type(first) is list:
+        assert first[1] is result[0][1]
+        first, depth = first[0], depth + 1
+    assert depth == 1200
+
+
 def test_values_nested_too_deeply_are_refused_with_a_reason():
-    value: list = []
-    for _ in range(100_000):
-        value = [value]
-    with pytest.raises(VineyardError, match="nested too deeply"):
+    value = _nested(lambda value: [value], 100_000)
+    with pytest.raises(VineyardError, match="nested too deeply") as caught:
         blob(value)
+    assert "flatter structure" in caught.value.hint and "setrecursionlimit" not in str(caught.value)
 
 
 def test_errors_of_a_class_while_it_is_taken_apart_name_it():

@@ -304,7 +304,8 @@ class Ending:
     value: Any
 
     def __del__(self) -> None:
-        ran.append("Ending.__del__")
+        if ran is not None:  # at the end of the program it is
+            ran.append("Ending.__del__")
 
 
 @dataclasses.dataclass(eq=False)

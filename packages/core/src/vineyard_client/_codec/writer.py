@@ -247,23 +247,41 @@ def dump(value: Any, policy: Policy) -> Tuple[List[Chunk], List[memoryview]]:
     Raises:
         UnsafeType: the value holds something that cannot be stored; the text says what, and where it sits.
     """
+    try:
+        return _written(value, policy, _Pickler)
+    except RecursionError as exc:
+        if from_outside(exc):
+            raise
+    from . import deep  # for few values only
+
+    try:
+        with deep.deep():
+            return _written(
+                value, policy, lambda file, writer: deep.DeepPickler(file, writer.take_buffer, writer.reduce)
+            )
+    except RecursionError as exc:
+        if from_outside(exc):
+            raise
+        reason = str(exc)  # and not its traceback, which is as deep
+    raise UnsafeType(
+        f"The value cannot be stored: it is nested too deeply ({reason}).",
+        "Store a flatter structure, such as a list of rows that name their parents.",
+        qualified(type(value)),
+    )
+
+
+def _written(
+    value: Any, policy: Policy, make_pickler: Callable[[Any, Writer], Any]
+) -> Tuple[List[Chunk], List[memoryview]]:
     writer = Writer(policy)
     file = _Pieces()
-    pickler = _Pickler(file, writer)
+    pickler = make_pickler(file, writer)
     done = False
     try:
         pickler.dump(value)
         for finish in writer.finish:
             finish()
         done = True
-    except RecursionError as exc:
-        if from_outside(exc):
-            raise
-        raise UnsafeType(
-            f"The value cannot be stored: it is nested too deeply ({exc}).",
-            "Store a flatter structure, or raise sys.setrecursionlimit where it is written.",
-            qualified(type(value)),
-        ) from exc
     except (pickle.PicklingError, io.UnsupportedOperation) as exc:
         if from_outside(exc):
             raise
