@@ -20,7 +20,7 @@ from typing import Any, Dict, NamedTuple, Optional, Tuple
 from airflow_provider_vineyard import version_compat
 from airflow_provider_vineyard.reference import ROW_KEY, Origin, looks_like_bare_id, looks_like_row
 from airflow_provider_vineyard.xcom import store
-from airflow_provider_vineyard.xcom.backend import decide, log_inline, stopwatch
+from airflow_provider_vineyard.xcom.decision import decide, log_inline, stopwatch
 from airflow_provider_vineyard.xcom.inline import is_airflows_own
 
 __all__ = ["Airflow2Hooks", "ClearHooks", "ShownHooks", "UntoldHooks", "hooks"]
