@@ -23,8 +23,9 @@ from vineyard_testing.streams import ScriptedStream
 
 import vineyard_client as vc
 from vineyard_client._store.connection import Connection
+from vineyard_client._store.making import Making
 from vineyard_client._store.meta import ValueMeta
-from vineyard_client._store.objects import find_object, finish_object
+from vineyard_client._store.objects import find_object
 from vineyard_client._wire.messages import IsInUse
 from vineyard_client.ids import BLOB_BIT, parse_id
 
@@ -216,10 +217,10 @@ def test_a_writer_does_not_mind_that_its_mark_is_lost() -> None:
     stream = ScriptedStream({"type": "seal_reply"}, refusal)
     connection = Connection(stream, timeout=1.0)
     meta = ValueMeta("0" * 32, "builtins.bytes", "", SIZE, 0.0, "a", 0, blob=BLOB_BIT | 7, guard=BLOB_BIT | 8)
-    finish_object(connection, meta)
+    Making(connection, meta).finish()
     assert [message["type"] for message in stream.sent[1:]] == ["seal_request", "release_request"]
     assert connection.usable
     stream.expect({"code": 13, "message": "sealed"}, refusal)
     with pytest.raises(vc.ServerError, match="sealed"):
-        finish_object(connection, meta)
+        Making(connection, meta).finish()
     connection.close()

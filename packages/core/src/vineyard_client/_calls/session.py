@@ -33,6 +33,9 @@ __all__ = ["Session", "native_objects"]
 
 log = logging.getLogger("vineyard_client.client")
 
+# Seconds that a call may take for what an earlier one could not free.
+_GRACE = 1.0
+
 _NO_ENDPOINT_HINT = "Its reference names no host: if it was put on another one, turn vineyardd's RPC on there first."
 
 # Seconds that an exchange with another host may take where there is a copy of the value to read instead.
@@ -109,10 +112,8 @@ class Session:
         if self.closed:
             raise ConnectionFailed(f"This client of {self.socket} is closed.", "Make another one with connect().")
         deadline = self.deadline() if deadline is None else deadline
-        connection = self._connected(deadline)
-        connection.conversation.release_dropped()
-        self._debts.pay(0)
-        return connection
+        self._debts.pay(_GRACE)
+        return self._connected(deadline)
 
     def _connected(self, deadline: Deadline) -> Connection:
         return self._connections.get(lambda: self._connect(deadline), deadline).until(deadline)

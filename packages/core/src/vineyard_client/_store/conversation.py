@@ -399,7 +399,19 @@ class Conversation:
             return
         if self.usable:
             self.turn.run_now(self._release_dropped)
-        elif self.closed and not self.held and not self.owed:
+        elif self.generation == generation():
+            self.turn.run_now(self._release_late)
+
+    def _release_late(self) -> None:
+        """Let go of the locks of holds that went after the marks; and close with the last of them."""
+        while self._dropped:
+            mark = self._dropped[0]
+            if self._marks.get(mark.blob) is mark:
+                if self.pin_file is not None and not self.shared and self.held:
+                    self.pin_file.drop(mark.blob)
+                self._marks.pop(mark.blob, None)
+            self._dropped.popleft()
+        if not self.held and not self.owed:
             self._closers.run()
 
     def _release_dropped(self) -> None:

@@ -62,6 +62,7 @@ class Making:
         self._pin: Optional[Pin] = None
         self._before: Sequence[Request[Any]] = ()
         self._freeing: Optional[Exchange] = None
+        self._late = False
 
     @property
     def number(self) -> int:
@@ -134,8 +135,10 @@ class Making:
         connection = self.connection
         if any(exchange is not None and exchange.begun and not exchange.done for exchange in self._asked):
             try:
-                connection.conversation.settle(Deadline(grace))
+                # Once it may take a moment; later calls only look.
+                connection.conversation.settle(Deadline(0 if self._late else grace))
             except DeadlineExceeded:
+                self._late = True
                 return False
             except VineyardError as error:
                 log.debug("%s did not say what it had made: %s", connection.peer, error)
@@ -222,7 +225,7 @@ class Drafting:
         self._making = Making(connection, meta)
         self._forks = forks()
         self._detach: Optional[Callable[..., None]] = None
-        self._before: Sequence[Request[Any]] = ()
+        self._viewed = False
         self._ended = False
 
     def start(self, chunks: Sequence[Chunk], buffers_at: int) -> memoryview:
@@ -244,11 +247,8 @@ class Drafting:
                 connection.write_at(making.payload, position, chunk)
             position += len(chunk)
         pin = connection.pin(making.payload.blob)
-        # Sealed, so that its memory is kept for as long as a view pins it, but only when nobody can find it.
-        gone: List[Request[Any]] = [DeleteData([making.number]), Seal(making.payload.blob)]
         try:
             pin.hold()
-            self._before = [CreateData(making.meta.tree(TOMBSTONE)), *gone]
             view, self._detach = connection.map_draft(making.payload, pin)
         finally:
             pin.release()
@@ -279,11 +279,17 @@ class Drafting:
         """Free the object, also a finished one; before that, make the view private. Idempotent."""
         self._make_private()
         self._ended = True
-        self._making.undo(self._before)
+        before: List[Request[Any]] = []
+        if self._viewed:
+            # Sealed, so that its memory is kept for as long as the view pins it, but only when nobody can find it.
+            blob, tombstone = self._making.payload.blob, self._making.meta.tree(TOMBSTONE)
+            before = [CreateData(tombstone), DeleteData([self.number]), Seal(blob)]
+        self._making.undo(before)
         self._making.let_go()
 
     def _make_private(self) -> None:
         if self._detach is not None:
+            self._viewed = True
             self._detach(copy=self.forked)
             self._detach = None
 
