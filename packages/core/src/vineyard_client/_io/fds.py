@@ -6,13 +6,12 @@ import operator
 import os
 import socket
 import struct
-import warnings
 from collections import deque
 from functools import partial
 from itertools import chain, compress, starmap
 from typing import Any, Callable, Deque, List, Optional, Tuple
 
-from .steps import keep, run_all
+from .steps import keep, run_all, when_dropped
 
 __all__ = ["OwnedFD", "OwnedPipe"]
 
@@ -30,8 +29,8 @@ class OwnedFD:
     """Hold a file descriptor and close it exactly once.
 
     The owner is there first: ``take`` opens a file and puts its descriptor here in one step, so that no exception can
-    come between. ``close`` is idempotent; one that is dropped without being closed is closed then, with a
-    ResourceWarning.
+    come between. ``close`` is idempotent; one that is lost is closed then. No warning says so: that would be Python
+    code in a finalizer, where a signal handler may run whose exception would be thrown away.
 
     Args:
         fd: a descriptor that is open already; None for one to come.
@@ -42,6 +41,7 @@ class OwnedFD:
         self._messages: List[Tuple[Any, ...]] = []
         #: Close the descriptor; later calls do nothing. Written in C, so that a finalizer may call it.
         self.close: Callable[[], object] = partial(next, filter(None, map(os.close, iter(self._box.pop, None))), None)
+        when_dropped(self, self.close)
 
     def take(self, function: Callable[..., int], *arguments: Any) -> OwnedFD:
         """Call what opens a file and is written in C, own the descriptor that it returns, and return this object.
@@ -90,12 +90,6 @@ class OwnedFD:
     def __repr__(self) -> str:
         """Show the number, or that it is closed."""
         return f"OwnedFD({self._box[-1] if self.open else 'closed'})"
-
-    def __del__(self) -> None:
-        """Close what was forgotten, and say so."""
-        if getattr(self, "_box", None) and self.open:
-            warnings.warn(f"{self!r} was never closed.", ResourceWarning, source=self, stacklevel=2)
-            self.close()
 
 
 class OwnedPipe:

@@ -17,7 +17,8 @@ Its invariants:
 
 Fork: the child inherits socket, fds and mappings, but must not talk. An inherited conversation only stays open as long
 as the child has views that it holds, and so do the marks, whoever ends first. The parent takes no mark away that the
-child relies on: it talks over a new conversation, and the old one closes with the last of the parent's own views.
+child relies on: it talks over a new conversation, which takes over what the parent's own views hold, and lets go of
+the old one.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from __future__ import annotations
 import logging
 import weakref
 from collections import deque
+from functools import partial
 from itertools import chain, compress, islice, repeat
-from typing import Any, Callable, Deque, Dict, Iterator, List, Optional, Set
+from typing import Any, Callable, Deque, Dict, Iterator, List, Optional, Set, Union
 
 from .._forks import generation, in_child, in_parent
 from .._io.deadline import Deadline
@@ -38,7 +40,7 @@ from .._io.stream import Stream
 from .._io.turn import Turn
 from .._io.unix import NoDescriptorLeft
 from .._wire.framing import MAX_FRAME, FrameDecoder, Message, encode_frame
-from .._wire.messages import Release, Request, fds_announced, parse_reply
+from .._wire.messages import GetBuffers, Release, Request, fds_announced, parse_reply
 from ..exceptions import ConnectionFailed, DeadlineExceeded, ProtocolError, VineyardError
 
 __all__ = ["NOT_VINEYARD", "Conversation", "Exchange", "Hold"]
@@ -126,7 +128,8 @@ class Hold:
     __slots__ = ("__weakref__", "blob", "conversation")
 
     def __init__(self, conversation: Conversation, blob: int) -> None:
-        self.conversation = conversation
+        #: What it lives from: a conversation, or a hold of another one that has taken over.
+        self.conversation: Union[Conversation, Hold] = conversation
         self.blob = blob
 
 
@@ -387,6 +390,24 @@ class Conversation:
         if self.pin_file is not None:
             actions.append(self.pin_file.dropping(hold.blob))
         mark.parting = weakref.ref(hold, chained(compress(actions, chain.from_iterable(self._permits))))
+
+    def take_over(self, other: Conversation, deadline: Deadline) -> None:
+        """Hold what this process holds through another conversation with the same server, and let that go.
+
+        A child has the other one, too, and its marks stay for as long as the child needs them; ours are our own then.
+        """
+        if other.stream.place != self.stream.place:
+            return
+        for mark in list(other._marks.values()):
+            hold = mark()
+            if hold is None or hold.conversation is not other:
+                continue
+            mine = self.turn.run(partial(self.hold, hold.blob), deadline)
+            asked = Exchange(GetBuffers([hold.blob], unsealed=True))
+            self.run(asked, deadline)
+            if asked.outcomes[0] and not isinstance(asked.outcomes[0], VineyardError):
+                self.let_go_promptly(mine)
+                hold.conversation = mine
 
     def holds(self, blob: int) -> bool:
         """Tell whether a blob is held through this conversation."""

@@ -1,7 +1,7 @@
 """One connection of a client for each process, across forks.
 
 A connection is made when it is first needed, and again after it broke. A forked child gets its own. The parent gets
-another one as well if the child has views that rely on the old one's marks; that closes with the parent's last view.
+another one as well if the child has views that rely on the old one's marks, and holds its own views through that.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from .._forks import in_child, in_parent
 from .._io.deadline import Deadline
 from .._io.turn import Turn
 from .connection import Connection
+from .conversation import Conversation
 
 __all__ = ["PerProcess"]
 
@@ -25,6 +26,7 @@ class PerProcess:
     def __init__(self) -> None:
         self._connection: Optional[Connection] = None
         self._turn = Turn("the client to connect")
+        self._left: Set[weakref.ref[Conversation]] = set()
         _all.add(weakref.ref(self, _all.discard))
 
     def get(self, connect: Callable[[], Connection], deadline: Deadline) -> Connection:
@@ -34,9 +36,20 @@ class PerProcess:
             DeadlineExceeded: other threads tried to connect for all of the time.
         """
         connection = self._connection
-        if connection is not None and connection.usable and not connection.conversation.leaving:
-            return connection
-        return self._turn.run(lambda: self._connected(connect), deadline)
+        if connection is None or not connection.usable or connection.conversation.leaving:
+            connection = self._turn.run(lambda: self._connected(connect), deadline)
+        if self._left:
+            self._take_over(connection, deadline)
+        return connection
+
+    def _take_over(self, connection: Connection, deadline: Deadline) -> None:
+        """Have a connection hold what is held through those that a child has, too."""
+        for reference in tuple(self._left):
+            conversation = reference()
+            if conversation is not None:
+                connection.conversation.take_over(conversation, deadline)
+            else:
+                self._left.discard(reference)
 
     def _connected(self, connect: Callable[[], Connection]) -> Connection:
         connection = self._connection
@@ -54,12 +67,14 @@ class PerProcess:
 
     def forked(self) -> None:
         """In a parent: let go of a connection whose marks a child relies on."""
-        if self._connection is not None and self._connection.conversation.leaving:
+        if self._connection is not None and self._connection.conversation.shared:
+            self._left.add(weakref.ref(self._connection.conversation))
             self._connection = None
 
     def inherited(self) -> None:
         """In a child: have nothing yet, and a lock that nobody holds."""
         self._connection = None
+        self._left = set()
         self._turn = Turn("the client to connect")
 
 

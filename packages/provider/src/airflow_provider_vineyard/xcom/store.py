@@ -37,6 +37,10 @@ __all__ = ["free", "get", "get_bare", "put"]
 
 log = logging.getLogger(__name__)
 
+# Seconds for which nothing is freed after the server was too slow once; and until when, in monotonic time.
+_PAUSE = 60.0
+_too_slow = [0.0]
+
 _own_endpoints: MutableMapping[Client, Optional[str]] = WeakKeyDictionary()
 
 
@@ -226,8 +230,12 @@ def free(row: object) -> None:
 
     It never raises: Airflow would fail a task that is about to run again, on each try. What cannot be freed now is
     logged and left to ``gc --orphans`` on the host that has it. No server is started for it: an empty one has nothing
-    to free.
+    to free. Airflow frees a task's rows one by one before it runs: when the server is too slow for one of them, the
+    others do not wait for it as well.
     """
+    if time.monotonic() < _too_slow[0]:
+        log.warning("vineyard is too slow; an old XCom stays until gc --orphans runs there: %s", row)
+        return
     try:
         reference = parse_row(row)
         if isinstance(reference, RowValue):
@@ -240,6 +248,8 @@ def free(row: object) -> None:
         deleted = [client.delete(ref) for ref in (reference.ref, *reference.parts.values())]
         log.info("%s %s: %s", "freed" if any(deleted) else "already gone:", reference.origin, reference.ref.id)
     except Exception as error:
+        if isinstance(error, TimeoutError):
+            _too_slow[0] = time.monotonic() + _PAUSE
         log.warning(
             "An old XCom could not be freed and may still take room in vineyard, until gc --orphans runs there: %s",
             error,
