@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import json
 import os
 import pwd
 import shutil
@@ -30,6 +31,15 @@ CONTROL = "10.88.0.1"
 DATA = {"a": "10.88.9.1", "b": "10.88.9.2"}
 RPC_PORT = 9600
 API_PORT = 8080
+
+# Calls a URL from inside of a host.
+CALL = """
+import sys, urllib.request
+method, url, body = sys.argv[1:]
+data = None if body == "null" else body.encode()
+call = urllib.request.Request(url, data, {"Content-Type": "application/json"}, method=method)
+print(urllib.request.urlopen(call, timeout=60).read().decode())
+"""
 
 PACKAGES = "iproute2 postgresql redis-server"
 
@@ -175,6 +185,11 @@ class Machines:
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)} on {host} exited with {done.returncode}:\n{done.stdout[-4000:]}")
         return done.stdout
+
+    def rest(self, method: str, path: str, body: Any) -> str:
+        """Call Airflow's REST API, which takes a tenth of the time that a command of Airflow's takes."""
+        url = f"http://{CONTROL}:{API_PORT}/api/v2{path}"
+        return self.run("control", sys.executable, "-c", CALL, method, url, json.dumps(body))
 
     def launch(self, host: str, name: str, *command: str, user: Optional[str] = None) -> None:
         """Start a process on a host that runs until ``stop``."""

@@ -78,7 +78,7 @@ def _prefer(pod: Any, options: settings.PlacementSettings) -> None:
             return
         _add(pod, weights)
         first = next(iter(weights))
-        note(session, Reader(*reader), Choice(first, shares[first], sum(shares.values()), 0.0))
+        note(session, {Reader(*reader): Choice(first, shares[first], sum(shares.values()), 0.0)})
 
 
 def _reader(pod: Any) -> Optional[List[Any]]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
+from datetime import datetime, timezone
 from fnmatch import fnmatchcase
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
@@ -180,7 +181,7 @@ class Sender:
                     item = batch[number]
                     batch[number] = (*item[:2], queue, *item[3:])
                     choices[item[0]] = choice
-                    note(session, readers[number], choice)
+            note(session, {readers[number]: choice for number, (queue, choice) in wishes.items() if queue in open_to})
         return batch, choices
 
     def _warn(self, what: str, why: Union[str, Exception]) -> None:
@@ -196,22 +197,17 @@ def _allowed(place: str, options: settings.PlacementSettings) -> bool:
     return not options.peers or any(fnmatchcase(place, pattern) for pattern in options.peers)
 
 
-def note(session: Any, reader: Reader, choice: Choice) -> None:
-    """Tell that a task was placed: in the log, among the metrics, and in the audit log."""
-    text = f"on {choice.place}, which has {choice.held} of {choice.total} bytes of its inputs"
-    instance = f"{reader.dag_id}.{reader.task_id}[{reader.map_index}] of run {reader.run_id}"
-    log.info("placed %s %s; it waits there for at most %.1f s", instance, text, choice.wait)
-    version_compat.count(PLACED)
-    # With Airflow's own log_task_event the event is lost on 3.3.
-    session.add(
-        version_compat.log_model()(
-            event="placed",
-            extra=text,
-            dag_id=reader.dag_id,
-            task_id=reader.task_id,
-            run_id=reader.run_id,
-            map_index=reader.map_index,
-            try_number=1,
-            owner="airflow",
-        )
-    )
+def note(session: Any, placed: Mapping[Reader, Choice]) -> None:
+    """Tell which tasks were placed: in the log, among the metrics, and in the audit log."""
+    rows = []
+    for reader, choice in placed.items():
+        text = f"on {choice.place}, which has {choice.held} of {choice.total} bytes of its inputs"
+        instance = f"{reader.dag_id}.{reader.task_id}[{reader.map_index}] of run {reader.run_id}"
+        log.info("placed %s %s; it waits there for at most %.1f s", instance, text, choice.wait)
+        version_compat.count(PLACED)
+        row = {"event": "placed", "extra": text, "owner": "airflow", "try_number": 1}
+        names = {name: getattr(reader, name) for name in ("dag_id", "run_id", "task_id", "map_index")}
+        rows.append({"dttm": datetime.now(timezone.utc), **row, **names})
+    if rows:
+        # All at once; and with Airflow's own log_task_event the event is lost on 3.3.
+        session.execute(version_compat.log_model().__table__.insert(), rows)
