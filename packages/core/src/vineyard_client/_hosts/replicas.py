@@ -27,6 +27,7 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from .._io.beside import beside, open_file
 from .._io.deadline import Deadline
+from .._io.fds import OwnedFD
 from ..exceptions import InvalidReference, MigrationFailed
 from ..ids import format_id, is_token, parse_id
 
@@ -114,29 +115,30 @@ class Replicas:
         Raises:
             OSError: it is not there, cannot be opened, or is not safe to use.
         """
-        with beside(self._socket, self._told) as place:
-            if not place.shared:
-                _say_not_shared(self._socket, self._told)
-            fd, path = place.open_folder(_SUFFIX, make=make), place.path + _SUFFIX
+        folder = OwnedFD()
         try:
+            with beside(self._socket, self._told) as place:
+                if not place.shared:
+                    _say_not_shared(self._socket, self._told)
+                fd, path = place.open_folder(_SUFFIX, make=make, owner=folder), place.path + _SUFFIX
             yield fd, path
         finally:
-            os.close(fd)
+            folder.close()
 
     def number(self, token: str) -> Optional[int]:
         """Return the id of the replica of a value as its file has it, without waiting."""
+        file = OwnedFD()
         try:
             with self._folder() as (folder, _):
-                fd = open_file(folder, token, os.O_RDONLY)
+                fd = open_file(folder, token, os.O_RDONLY, owner=file)
+            return _number(_read(fd))
         except FileNotFoundError:
             return None
         except OSError as error:
             log.debug("cannot see whether there is a replica of %s: %s", token, error)
             return None
-        try:
-            return _number(_read(fd))
         finally:
-            os.close(fd)
+            file.close()
 
     def has(self, token: str) -> bool:
         """Tell whether there is a file for a value, with or without an id in it."""
@@ -175,19 +177,25 @@ class Replicas:
             except OSError as error:
                 raise _cannot_record(os.path.join(self._socket + _SUFFIX, token), error) from error
             path = os.path.join(path, token)
-            fd = _locked(folder, token, path, Deadline(wait))
+            claimed: List[OwnedFD] = []
             try:
+                fd = _locked(folder, token, path, Deadline(wait), claimed)
                 yield Claim(fd, folder, path)
             finally:
-                # A child that was forked meanwhile has the lock as well: closing would leave it to the child.
-                fcntl.flock(fd, fcntl.LOCK_UN)
-                os.close(fd)
+                for file in claimed:
+                    if file.open:
+                        # A child that was forked meanwhile has the lock as well: closing would leave it to the child.
+                        fcntl.flock(file.fd, fcntl.LOCK_UN)
+                        file.close()
 
 
-def _locked(folder: int, token: str, path: str, deadline: Deadline) -> int:
-    """Return a value's file, locked."""
+def _locked(folder: int, token: str, path: str, deadline: Deadline, claimed: List[OwnedFD]) -> int:
+    """Return a value's file, locked; it is put among what is claimed, and belongs to that."""
     while True:
-        fd = _open(folder, token, path)
+        file = OwnedFD()
+        claimed.append(file)
+        fd = _open(folder, token, path, file)
+        done = False
         try:
             while not _lock(fd):
                 if deadline.expired:
@@ -197,19 +205,19 @@ def _locked(folder: int, token: str, path: str, deadline: Deadline) -> int:
                     )
                 time.sleep(_POLL)
             if _is_at(fd, folder, token):
-                locked, fd = fd, -1
-                return locked
+                done = True
+                return fd
             failure = _read(fd)  # it was unlinked while we waited
             if failure.get("what"):
                 raise MigrationFailed(str(failure["what"]), str(failure.get("hint", "")))
         finally:
-            if fd >= 0:
-                os.close(fd)
+            if not done:
+                file.close()
 
 
-def _open(folder: int, token: str, path: str) -> int:
+def _open(folder: int, token: str, path: str, file: OwnedFD) -> int:
     try:
-        fd = open_file(folder, token, os.O_RDWR | os.O_CREAT)
+        fd = open_file(folder, token, os.O_RDWR | os.O_CREAT, owner=file)
     except OSError as error:
         raise _cannot_record(path, error) from error
     status = os.fstat(fd)

@@ -17,6 +17,7 @@ import os
 import re
 import stat
 from contextlib import contextmanager
+from functools import partial
 from typing import Iterator, Optional
 
 from .fds import OwnedFD
@@ -61,12 +62,17 @@ class Beside:
         """Return the name in the folder of what belongs to the socket."""
         return os.path.basename(self.path) + suffix
 
-    def open_file(self, suffix: str, flags: int, mode: int = 0o666) -> int:
+    def open_file(self, suffix: str, flags: int, mode: int = 0o666, owner: Optional[OwnedFD] = None) -> int:
         """Open a file of the socket's and return its descriptor; see ``open_file`` below."""
-        return open_file(self.fd, self.name(suffix), flags, mode)
+        return open_file(self.fd, self.name(suffix), flags, mode, owner)
 
-    def open_folder(self, suffix: str, *, make: bool = False) -> int:
+    def open_folder(self, suffix: str, *, make: bool = False, owner: Optional[OwnedFD] = None) -> int:
         """Open a folder of the socket's that all users of the host share, and return its descriptor.
+
+        Args:
+            suffix: what its name ends with.
+            make: make it, if need be.
+            owner: who owns the descriptor from the moment when it is there; by default the caller.
 
         Raises:
             FileNotFoundError: it is not there, and is not to be made.
@@ -79,13 +85,13 @@ class Beside:
                 os.mkdir(name, 0o700, dir_fd=self.fd)
             except FileExistsError:
                 make = False
-        fd = _open(name, os.O_RDONLY | os.O_DIRECTORY, 0, self.fd)
+        fd = _open(name, os.O_RDONLY | os.O_DIRECTORY, 0, self.fd, owner)
         try:
             if make:
                 os.fchmod(fd, 0o1777)  # whatever our umask
             require_sticky(fd)
         except BaseException:
-            os.close(fd)
+            _close(fd, owner)
             raise
         return fd
 
@@ -101,7 +107,7 @@ def require_sticky(fd: int) -> None:
         raise Unsafe(None, "everybody may replace what is in the folder (chmod +t, or o-w)")
 
 
-def open_file(folder: int, name: str, flags: int, mode: int = 0o666) -> int:
+def open_file(folder: int, name: str, flags: int, mode: int = 0o666, owner: Optional[OwnedFD] = None) -> int:
     """Open a plain file with one name in an open folder, and return its descriptor.
 
     Args:
@@ -109,6 +115,7 @@ def open_file(folder: int, name: str, flags: int, mode: int = 0o666) -> int:
         name: in it.
         flags: as ``os.open`` has them; with ``O_CREAT`` it is made if it is not there.
         mode: for one that is made.
+        owner: who owns the descriptor from the moment when it is there; by default the caller.
 
     Raises:
         FileNotFoundError: it is not there.
@@ -117,21 +124,30 @@ def open_file(folder: int, name: str, flags: int, mode: int = 0o666) -> int:
     """
     try:
         # In a folder open to all the kernel may refuse O_CREAT for a file of another user (fs.protected_regular).
-        fd = _open(name, flags & ~os.O_CREAT, mode, folder)
+        fd = _open(name, flags & ~os.O_CREAT, mode, folder, owner)
     except FileNotFoundError:
         if not flags & os.O_CREAT:
             raise
-        fd = _open(name, flags, mode, folder)
+        fd = _open(name, flags, mode, folder, owner)
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-        os.close(fd)
+        _close(fd, owner)
         raise Unsafe(None, "it is not a file of its own")
     return fd
 
 
-def _open(name: str, flags: int, mode: int, folder: int) -> int:
+def _close(fd: int, owner: Optional[OwnedFD]) -> None:
+    if owner is None:
+        os.close(fd)
+    else:
+        owner.close()
+
+
+def _open(name: str, flags: int, mode: int, folder: int, owner: Optional[OwnedFD]) -> int:
     try:
-        return os.open(name, flags | _FLAGS, mode, dir_fd=folder)
+        if owner is None:
+            return os.open(name, flags | _FLAGS, mode, dir_fd=folder)
+        return owner.take(partial(os.open, dir_fd=folder), name, flags | _FLAGS, mode).fd
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -174,7 +190,7 @@ def beside(socket: str, told: str = "") -> Iterator[Beside]:
 
 
 def _open_folder(path: str) -> OwnedFD:
-    return OwnedFD(os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    return OwnedFD().take(os.open, os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def _candidate(path: str, socket: str) -> Optional[Beside]:
@@ -198,18 +214,19 @@ def _one_mount(folder: int, name: str) -> bool:
     """Whether a file is mounted together with its folder; true where the system does not tell."""
     if not hasattr(os, "O_PATH"):
         return True
-    fd = os.open(name, _REFER | os.O_NOFOLLOW, dir_fd=folder)
+    file = OwnedFD().take(partial(os.open, dir_fd=folder), name, _REFER | os.O_NOFOLLOW)
     try:
-        mounts = [_mount(fd), _mount(folder)]
+        mounts = [_mount(file.fd), _mount(folder)]
     finally:
-        os.close(fd)
+        file.close()
     return mounts[0] == mounts[1]
 
 
 def _mount(fd: int) -> Optional[str]:
     try:
-        with open(f"/proc/self/fdinfo/{fd}") as file:
-            match = _MOUNT.search(file.read())
+        file = OwnedFD().take(os.open, f"/proc/self/fdinfo/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+        match = _MOUNT.search(os.read(file.fd, 1 << 12).decode(errors="replace"))
+        file.close()
     except OSError:
         return None
     return match[1] if match else None
