@@ -60,7 +60,9 @@ class Client:
 
     Args:
         socket: path of the IPC socket.
-        timeout: seconds that each exchange with the server may take; None is for ever.
+        timeout: seconds that each call may take, with all that it does and waits for: its turn among threads,
+            connecting, other processes that bring the same value, other hosts. Time in which bytes move does not count,
+            nor does starting a server, which has a limit of its own. None is for ever.
         username: for a server started with ``--htpasswd``.
         password: likewise.
         allowed_classes: patterns of classes (``"mypkg.models.*"``, matched against ``module.qualname``) that values may
