@@ -272,7 +272,9 @@ def list_objects(connection: Connection, typename: str = VALUE) -> List[Tuple[in
     Instances that share metadata also list each other's persisted objects.
     """
     found = []
-    for number, tree in connection.call(ListData(typename)).items():
+    trees = connection.call(ListData(typename))
+    while trees:
+        number, tree = trees.popitem()  # what has been read is let go: a tree takes several times as much
         try:
             meta = ValueMeta.read(tree)
         except VineyardError as error:
