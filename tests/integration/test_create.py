@@ -190,3 +190,74 @@ def test_killed_while_it_is_made(client: vc.Client) -> None:
     assert os.WIFSIGNALED(wait(fork(make_and_die)))
     assert [action.reason for action in client.collect()] == [DEAD_WRITER]
     assert used(client) == before
+
+
+def structured():
+    """Values with more than numbers in their buffers, each with what is left of it when the numbers are taken away."""
+    np = pytest.importorskip("numpy")
+    pd = pytest.importorskip("pandas")
+    count = 50_000
+    dates = pd.date_range("2020", periods=count, freq="min")
+    texts = [f"text {number}" for number in range(count)]
+    yield pd.DataFrame({"a": np.arange(float(count))}, index=dates), lambda frame: frame.index
+    yield pd.DataFrame({"a": np.arange(float(count)), "t": texts}), lambda frame: frame["t"]
+    yield pd.DataFrame({"a": np.arange(count), "c": pd.Categorical(texts)}), lambda frame: frame["c"]
+    yield pd.DataFrame({"a": pd.array(range(count), dtype="Int64")}), lambda frame: frame
+    yield pd.Series(np.arange(count) % 2 == 0), lambda series: series
+    index = pd.MultiIndex.from_arrays([np.arange(count) % 7, dates])
+    yield pd.Series(np.arange(float(count)), index=index), lambda series: series.index
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_what_nobody_fills_is_what_it_was(client, number):
+    """In memory that held something else, an index, texts, codes, masks and truth values are those of the template."""
+    import pandas as pd
+
+    template, rest = list(structured())[number]
+    for _ in range(2):  # so that the memory is not new
+        client.delete(client.put(b"\x7f" * 4_000_000))
+    with client.create(template) as draft:
+        frame = draft.value.copy()
+    read = client.get(draft.ref)
+    for value in (frame, read):
+        expected, found = rest(template), rest(value)
+        assert expected.equals(found) if isinstance(expected, pd.Index) else repr(expected) == repr(found)
+        assert expected.equals(found)
+    client.delete(draft.ref)
+
+
+@pytest.mark.parametrize("library", ["polars", "pyarrow", "scipy"])
+def test_what_other_libraries_trust_is_what_it_was(client, library):
+    pytest.importorskip(library)
+    texts = [f"text {number}" for number in range(50_000)]
+    if library == "polars":
+        import polars
+
+        template = polars.DataFrame({"t": texts})
+    elif library == "pyarrow":
+        import pyarrow
+
+        template = pyarrow.table({"t": texts})
+    else:
+        import scipy.sparse
+
+        template = scipy.sparse.eye(50_000, format="csr")
+    client.delete(client.put(b"\x7f" * 4_000_000))
+    with client.create(template) as draft:
+        pass
+    read = client.get(draft.ref)
+    assert (abs(read - template).nnz == 0) if library == "scipy" else read.equals(template)
+    client.delete(draft.ref)
+
+
+def test_arrays_of_numbers_are_still_filled_in_place(client):
+    np = pytest.importorskip("numpy")
+    template = {"a": np.empty(100_000), "b": [np.empty(100_000, "i4"), np.empty(100_000, "M8[s]")]}
+    client.delete(client.put(b"\x7f" * 4_000_000))
+    with client.create(template) as draft:
+        draft.value["a"][:] = 1.5
+        draft.value["b"][0][:] = 2
+        draft.value["b"][1][:] = 3
+    read = client.get(draft.ref)
+    assert (read["a"] == 1.5).all() and (read["b"][0] == 2).all() and (read["b"][1].view("i8") == 3).all()
+    client.delete(draft.ref)

@@ -233,9 +233,11 @@ class Client:
         the child writes later reaches nobody. A child that leaves the block itself makes no value.
 
         Args:
-            like: a value of the right type and shape, such as ``np.empty(shape)``; what lies in its large buffers is
-                not copied. An integer stands for a plain buffer of that many bytes: then ``draft.value`` is a
-                memoryview.
+            like: a value of the right type and shape, such as ``np.empty(shape)``. What lies in its large arrays of
+                plain numbers and dates (and in those of a frame, a tensor, a list or dict of such) is not copied: as
+                with ``np.empty``, they hold whatever lay in the store's memory before, until you fill them, so fill
+                all of them. Everything else, such as indexes, codes, texts, masks and truth values, is copied. An
+                integer stands for a plain buffer of that many bytes: then ``draft.value`` is a memoryview.
             labels: texts by which ``list`` can find it.
             persist: make it visible to every instance of the cluster.
             allowed_classes: patterns of further classes that the value may hold.
@@ -444,6 +446,7 @@ class _Creation(ContextManager[Draft]):
         self._trust = client._trust(self._allowed_classes)
         self._encoded = _codec.encode(template, token=self._token, **self._trust)
         try:
+            self._left_to_fill = _codec.left_to_fill(template, self._encoded.chunks)
             self._connection = connection = client._connection()
             self._meta = client._meta(connection, self._encoded, self._token, self._labels)
             self._envelope = writing.with_room(client._session, connection, self._start)
@@ -457,7 +460,7 @@ class _Creation(ContextManager[Draft]):
         self._drafting = drafting = Drafting(self._connection, self._meta)
         when_dropped(self, self._connection.debts.adding(drafting))
         try:
-            return drafting.start(self._encoded.chunks, self._encoded.buffers_at)
+            return drafting.start(self._encoded.chunks, self._left_to_fill)
         except BaseException:
             drafting.undo()
             raise

@@ -19,6 +19,7 @@ from vineyard_client.exceptions import UnsafeType, VineyardError
 from . import envelope, proof, reader, summary, writer
 from .adapters import table
 from .envelope import HEADER_SIZE, Chunk
+from .filling import left_to_fill
 from .policy import policy_for
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "encode",
     "examine",
     "has_buffers",
+    "left_to_fill",
     "lies_in",
     "preload",
 ]
@@ -42,14 +44,12 @@ class Encoded(NamedTuple):
     Args:
         chunks: their concatenation is the whole blob; large ones are views of the value's own memory.
         nbytes: the sum of their lengths.
-        buffers_at: where the out-of-band buffers begin; what stands before describes the value.
         type_name: where the value's type is found by people, such as ``pandas.DataFrame``.
         summary: one line about the value, at most 300 characters; never values.
     """
 
     chunks: List[Chunk]
     nbytes: int
-    buffers_at: int
     type_name: str
     summary: str
 
@@ -92,9 +92,7 @@ def encode(
             raise
         raise better from exc.__cause__
     chunks, nbytes = envelope.assemble(stream, buffers, token)
-    encoded = Encoded(
-        chunks, nbytes, envelope.buffers_at(stream, buffers), summary.type_name(value), summary.describe(value)
-    )
+    encoded = Encoded(chunks, nbytes, summary.type_name(value), summary.describe(value))
     if proof.demanded():
         _prove(value, encoded, token, allowed_classes, passive_classes)
     return encoded

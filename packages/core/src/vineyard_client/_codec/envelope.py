@@ -46,7 +46,6 @@ __all__ = [
     "Chunk",
     "Layout",
     "assemble",
-    "buffers_at",
     "count_buffers",
     "inspect",
     "parse",
@@ -85,11 +84,6 @@ class Layout(NamedTuple):
 
 def _align(position: int) -> int:
     return (position + ALIGNMENT - 1) & -ALIGNMENT
-
-
-def buffers_at(stream: Sequence[Chunk], buffers: Sequence[memoryview]) -> int:
-    """Return where the pickle stream ends and the buffers, or the padding before them, begin."""
-    return HEADER_SIZE + _ENTRY.size * len(buffers) + sum([len(piece) for piece in stream])
 
 
 def assemble(stream: Sequence[Chunk], buffers: Sequence[memoryview], token: bytes) -> Tuple[List[Chunk], int]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Collection, Dict, List, Optional, Sequence, Tuple, Union
 
 from .._forks import forks
 from .._io.deadline import Deadline
@@ -207,7 +207,7 @@ class Making:
 class Drafting:
     """An object whose buffers the caller fills in place.
 
-    What describes the value is written when it is started; its buffers are not, but the view shares memory with the
+    All but the buffers that are left to be filled is written when it is started, and the view shares memory with the
     store until ``finish`` or ``undo``. Then the object is whole, or deleted, and the view is a private one, which stays
     valid and keeps the blob: a tombstone keeps the memory of a deleted one.
 
@@ -228,12 +228,12 @@ class Drafting:
         self._viewed = False
         self._ended = False
 
-    def start(self, chunks: Sequence[Chunk], buffers_at: int) -> memoryview:
+    def start(self, chunks: Sequence[Chunk], left_to_fill: Collection[int]) -> memoryview:
         """Store the object and return a view of its envelope.
 
         Args:
             chunks: the envelope.
-            buffers_at: where in it the buffers begin.
+            left_to_fill: positions of the chunks that are not written, since the caller will.
 
         Raises:
             StoreFull: there is no room.
@@ -242,8 +242,8 @@ class Drafting:
         connection = making.connection
         making.start()
         position = 0
-        for chunk in chunks:
-            if position < buffers_at or not isinstance(chunk, memoryview):
+        for number, chunk in enumerate(chunks):
+            if number not in left_to_fill:
                 connection.write_at(making.payload, position, chunk)
             position += len(chunk)
         pin = connection.pin(making.payload.blob)
