@@ -346,3 +346,87 @@ def test_memory_of_a_booster_cannot_be_set(name):
     model = next(_boosted("lightgbm")).booster_.model_to_string()
     with pytest.raises(VineyardError):
         decode(made("lightgbm.booster", model, filling=("lightgbm.booster", {name: 1})))
+
+
+# --- pydantic, sympy, pint --------------------------------------------------------------------------------------------
+
+
+def test_types_of_pydantic_arrive():
+    pydantic = pytest.importorskip("pydantic", minversion="2.10")
+    import pydantic_core
+
+    url = pydantic.AnyUrl("http://user@host/path")
+    assert roundtrip(url) == url and type(roundtrip(url)) is pydantic.AnyUrl
+    assert roundtrip(pydantic.PostgresDsn("postgres://u:p@h/d")) == pydantic.PostgresDsn("postgres://u:p@h/d")
+    assert roundtrip(pydantic.SecretStr("x")).get_secret_value() == "x"
+    assert roundtrip(pydantic.SecretBytes(b"x")).get_secret_value() == b"x"
+    assert roundtrip(pydantic.NameEmail("a", "a@b.c")) == pydantic.NameEmail("a", "a@b.c")
+    assert roundtrip(pydantic_core.MultiHostUrl("mongodb://a,b/c")) == pydantic_core.MultiHostUrl("mongodb://a,b/c")
+    assert roundtrip(pydantic_core.PydanticUndefined) is pydantic_core.PydanticUndefined
+    assert roundtrip(pydantic_core.TzInfo(3600)) == pydantic_core.TzInfo(3600)
+    for arguments in (("pydantic_core.url", "SchemaValidator", "x"), ("pydantic.object", "pydantic.main", "BaseModel")):
+        with pytest.raises(VineyardError):
+            decode(blob_of(pickled(("MAKE", arguments))))
+
+
+def test_expressions_arrive_as_they_were_written():
+    sp = pytest.importorskip("sympy")
+    x, y = sp.symbols("x y", real=True)
+    for value in (
+        *(
+            x,
+            sp.Symbol("n", integer=True),
+            sp.sin(x) ** 2 + sp.pi * sp.E * sp.I,
+            sp.Rational(1, 3),
+            sp.Float("1.5", 30),
+        ),
+        *(sp.oo, sp.nan, sp.true, sp.S.Half, sp.Eq(x, y), sp.Piecewise((1, x > 0), (2, True)), sp.And(x > 0, y > 0)),
+        *(sp.Matrix([[1, x], [y, 2]]), sp.ImmutableMatrix([[1, x]]), sp.SparseMatrix([[1, 0], [0, x]])),
+        *(sp.Integral(sp.exp(-(x**2)), (x, 0, sp.oo)), sp.Sum(x**2, (x, 1, 10)), sp.Interval(0, 1)),
+        *(sp.Add(1, 1, evaluate=False), sp.Mul(2, x, 3, evaluate=False), sp.Lambda(x, x**2), sp.Dummy("d")),
+        sp.solve(x**2 - 2, x, dict=True),
+    ):
+        assert roundtrip(value) == value
+
+
+def test_an_undefined_function_arrives(unproven):
+    sp = pytest.importorskip("sympy")
+    x = sp.Symbol("x")
+    value = sp.Derivative(sp.Function("f")(x), x)
+    assert roundtrip(value) == value
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("sympy.node", "sympy.core.add", "Add", ("__import__('os').system('touch pwned')",)),
+        ("sympy.node", "sympy.integrals.integrals", "Integral", ("__import__('os')",)),
+        ("sympy.node", "sympy.core.sympify", "sympify", ()),
+        ("sympy.node", "sympy.parsing.sympy_parser", "parse_expr", ("1",)),
+        ("sympy.node", "os", "system", ()),
+        ("sympy.applied", "f", {}, ("__import__('os')",)),
+        ("sympy.matrix", "MutableDenseMatrix", 1, 1, ["__import__('os')"]),
+        ("sympy.matrix", "MutableDenseMatrix", 10**9, 10**9, []),
+        ("sympy.constant", "register"),
+        ("sympy.constant", "__call__"),
+        ("sympy.symbol", "Symbol", "x", {"real": "yes"}),
+        ("sympy.float", (0, 1, 0, 1), -5),
+    ],
+)
+def test_sympy_never_reads_text(arguments):
+    pytest.importorskip("sympy")
+    with pytest.raises(VineyardError):
+        decode(blob_of(pickled(("MAKE", arguments))))
+
+
+def test_quantities_arrive_in_the_registry_of_the_application():
+    pint = pytest.importorskip("pint")
+    units = pint.UnitRegistry()
+    pint.set_application_registry(units)
+    for value in (3 * units.m / units.s, np.arange(3.0) * units.kg, units.Quantity(2.5), units.m**2):
+        result = roundtrip(value)
+        assert type(result) is type(value) and np.all(result == value)
+    text = ("pint.quantity", "3 m", {})
+    for arguments in (text, ("pint.quantity", 1, {"__import__('os')": 1}), ("pint.unit", {"m": "x"})):
+        with pytest.raises(VineyardError):
+            decode(blob_of(pickled(("MAKE", arguments))))
