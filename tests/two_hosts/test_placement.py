@@ -148,7 +148,8 @@ class Airflow:
 
     def gate(self, slots: int) -> None:
         """Open or close the pool in which reading waits for the test."""
-        self.machines.rest("PATCH", "/pools/gate?update_mask=slots", {"slots": slots})
+        body = {"pool": "gate", "slots": slots, "description": "", "include_deferred": False}
+        self.machines.rest("PATCH", "/pools/gate", body)
 
 
 @pytest.fixture(scope="module")
