@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import shutil
 import subprocess
@@ -15,7 +16,8 @@ import passive_models as models
 import pytest
 from codec_support import TOKEN, Assembler, blob, blob_of, decode, pickled, roundtrip
 
-from vineyard_client._codec import envelope, modules, passive
+from vineyard_client._codec import adapters, envelope, modules, passive
+from vineyard_client._codec.table import table
 from vineyard_client.exceptions import UnsafeType, UnsupportedVersion, VineyardError
 
 
@@ -465,3 +467,38 @@ def test_no_class_lies_where_it_could_be_called():
     stream = Assembler().call("NAME", "passive_models", "Order").data(("x",)).raw(b"R").finish()
     with pytest.raises(UnsafeType):
         decode(blob_of(stream))
+
+
+SHAPES = {
+    "alone": lambda value: (value,),
+    "twice": lambda value: (value, value),
+    "often": lambda value: (value,) * 5,
+    "second": lambda value: ("a", value),
+    "in a list": lambda value: ([value],),
+    "in a tuple": lambda value: ("a", (value,), {}),
+    "in a dict": lambda value: ({"a": [value]},),
+}
+CONTENT = {
+    "TrappedText": ("str", "abc"),
+    "TrappedNumber": ("int", 5),
+    "TrappedTuple": ("tuple", (1, 2)),
+    "TrappedDict": ("dict",),
+    "TrappedData": ("object",),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_no_maker_runs_a_method_of_what_it_is_given(shape):
+    """A stream hands objects with methods to every maker there is: in the place of a number, a list, an array."""
+    for package in adapters.MODULES:
+        try:
+            table.load(package)
+        except UnsupportedVersion:
+            continue  # not installed
+    for name in sorted(set(table.makers) - {"slice"}):  # which keeps what it is given as it is
+        for cls, content in CONTENT.items():
+            value = Assembler().call("MAKE", "passive.new", "passive_models", cls, *content)
+            stored = blob_of(pickled(("MAKE", (name, *SHAPES[shape](value)))))
+            with contextlib.suppress(VineyardError):
+                decode(stored)
+            assert not models.ran, (name, cls)

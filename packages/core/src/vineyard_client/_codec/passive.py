@@ -44,6 +44,7 @@ _DESCRIPTORS = (
     types.ClassMethodDescriptorType,
 )
 _HEAP_TYPE = 1 << 9
+_QUIET = frozenset(["builtins", "collections", "_collections", "typing"])
 
 
 def is_enumeration(cls: type) -> bool:
@@ -94,6 +95,22 @@ def why_not(cls: type) -> str | None:
         if problem is not None:
             return problem
     return _hash_problem(cls)
+
+
+def is_quiet(cls: type) -> bool:
+    """Tell whether a class has no code at all but what was generated, so that nothing of it could run by accident."""
+    for base in _own_bases(cls, base_of(cls)[0]):
+        for value in vars(base).values():
+            function = getattr(value, "__func__", value)
+            if isinstance(function, types.FunctionType):
+                file = function.__code__.co_filename
+                if not (_is_generated(function) or file == "<string>" or file.startswith("<attrs generated")):
+                    return False
+            elif isinstance(value, property) or (
+                type(value).__module__ not in _QUIET and hasattr(type(value), "__get__")
+            ):
+                return False
+    return True
 
 
 def _own_bases(cls: type, kind: type) -> Iterator[type]:

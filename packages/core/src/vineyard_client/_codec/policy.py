@@ -365,6 +365,12 @@ class Policy:
             raise _refused(name, f"{reason}, and nobody allowed it", _allow_it(name), name)
         return found
 
+    def is_quiet(self, cls: type) -> bool:
+        """Tell whether a class that may be rebuilt without permission has no code of its own; see ``passive``."""
+        from . import passive
+
+        return passive.is_quiet(cls)
+
     def check_passive(self, module: str, qualname: str) -> None:
         """Refuse a class that is passive where that is not enough.
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import pickle
 import sys
-from typing import IO, Any, Callable, Dict, List, NoReturn, Tuple
+from typing import IO, Any, Callable, Dict, List, NoReturn, Set, Tuple
 
 from vineyard_client.exceptions import ObjectCorrupted, UnsafeType, VineyardError
 
@@ -27,6 +27,17 @@ from .table import table
 from .verify import Stream, verify
 
 __all__ = ["Reader", "load"]
+
+
+# Makers of what holds any objects: in containers that are checked to be plain ones, or as they are.
+_HOLDERS = frozenset(
+    [
+        *["ChainMap", "partial", "exception", "mappingproxy", "slice", "operator.itemgetter"],
+        *["polars.DataFrame", "polars.Series"],
+        *["passive.new", "passive.row", "passive.named", "trusted.new", "trusted.call"],
+    ]
+)
+_HOLD_DIRECTLY = frozenset(["slice", "operator.itemgetter"])
 
 
 class Reader:
@@ -62,6 +73,8 @@ class Reader:
         self._made: Dict[int, Any] = {}
         self._unfinished: Dict[int, Tuple[Any, str]] = {}
         self._passive: Dict[Tuple[str, str], Any] = {}
+        # Passive classes in this stream that have methods: nothing may be made of their objects that might call those.
+        self._loud: Set[type] = set()
 
     def make(self, name: str, *parts: Any) -> Any:
         """Build a value of a known type from its parts."""
@@ -71,10 +84,28 @@ class Reader:
             maker = table.makers.get(name)
         if maker is None:
             raise _unknown(name)
+        if self._loud and self._meets_loud(parts, name):
+            raise refused(f"it makes a {name} of an object whose class has code that could run then", name)
         value = maker(self, *parts)
         if name in table.unfinished:
             self._unfinished[id(value)] = value, name
         return value
+
+    def _meets_loud(self, parts: Any, name: str) -> bool:
+        """Tell whether a maker would be handed an object that it does not expect, and whose methods it might use.
+
+        Objects of passive classes are data, and no maker has to expect them but those that hold any objects.
+        """
+        waiting = [parts]
+        while waiting:
+            for part in waiting.pop():
+                if type(part) in self._loud:
+                    return name not in _HOLD_DIRECTLY
+                if name not in _HOLDERS and type(part) in (tuple, list):
+                    waiting.append(part)
+                elif name not in _HOLDERS and type(part) is dict:
+                    waiting.append(part.values())
+        return False
 
     def new(self, module: str, qualname: str, arguments: Tuple[Any, ...], keywords: Dict[str, Any]) -> Any:
         """Create an object of an allowed class without initialising it."""
@@ -172,6 +203,8 @@ class Reader:
         found = self._passive.get((module, qualname))
         if found is None:
             found = self._passive[module, qualname] = self.policy.find_passive(module, qualname)
+            if not self.policy.is_quiet(found):
+                self._loud.add(found)
         return found
 
     def find_class(self, module: str, qualname: str) -> Any:

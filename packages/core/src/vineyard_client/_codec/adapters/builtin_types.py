@@ -161,7 +161,7 @@ def _reduce_partial(writer: Writer, value: Any) -> Tuple[Any, ...]:
 
 def _make_partial(reader: Reader, function: Any, arguments: Any, keywords: Any) -> Any:
     # Nothing is called: this is as harmless as the class or function in it, which came through the policy.
-    return functools.partial(checked_callable(function), *arguments, **keywords)
+    return functools.partial(checked_callable(function), *checked(arguments, tuple), **checked(keywords, dict))
 
 
 # --- enumerations, exceptions, constants ----------------------------------------------------------------------------
