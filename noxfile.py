@@ -308,6 +308,8 @@ def placement(session: nox.Session) -> None:
 def load(session: nox.Session) -> None:
     """Run a thousand task instances with kills, clears and deletions in between: a quarter of an hour."""
     with_services(session, "-s", "tests/load")
+    session.env["VINEYARD_EVERY_MOMENT"] = "1"
+    with_services(session, "-s", "tests/integration/test_every_moment.py")
 
 
 @nox.session(requires=["services-env"], venv_backend="none", default=False)

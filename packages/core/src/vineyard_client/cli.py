@@ -263,7 +263,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def query(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
         sub = command(name, run, text)
-        sub.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="for each exchange with it")
+        sub.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="for each call")
         sub.add_argument("--json", action="store_true", help="for programs")
         return sub
 

@@ -73,7 +73,7 @@ def connect(
 
     Args:
         socket: path of the IPC socket.
-        timeout: seconds that each exchange with the server may take; None is for ever.
+        timeout: seconds that each call may take; see ``Client``. None is for ever.
         username: for a server started with ``--htpasswd``; else both are those in the environment,
             ``VINEYARD_USERNAME`` and ``VINEYARD_PASSWORD``.
         password: likewise.
