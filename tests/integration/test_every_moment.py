@@ -193,7 +193,7 @@ def everywhere(
 @pytest.mark.parametrize("name", CALLS)
 def test_an_exception_at_every_moment(stage: Stage, unraisable: List[str], name: str) -> None:
     """It comes out unchanged; nothing stays locked, allocated, open or unsaid, and what others read is intact."""
-    everywhere(stage, unraisable, name, 20, lambda client: raise_boom(), Boom)
+    everywhere(stage, unraisable, name, 40, lambda client: raise_boom(), Boom)
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -207,7 +207,7 @@ def test_a_broken_connection_at_every_moment(stage: Stage, unraisable: List[str]
             cutter.shutdown(socket.SHUT_RDWR)
             cutter.close()
 
-    everywhere(stage, unraisable, name, 60, cut, vc.ConnectionFailed)
+    everywhere(stage, unraisable, name, 120, cut, vc.ConnectionFailed)
 
 
 @pytest.mark.parametrize("child_works", [False, True], ids=["ends", "works"])
@@ -227,7 +227,7 @@ def test_a_fork_at_every_moment(stage: Stage, unraisable: List[str], name: str, 
         if wait(fork(child(client))):
             failed.append(1)
 
-    everywhere(stage, unraisable, name, 100, split)
+    everywhere(stage, unraisable, name, 300, split)
     assert not failed
 
 
@@ -251,7 +251,7 @@ def test_no_descriptor_left_at_every_moment(stage: Stage, unraisable: List[str],
 
     CALLS[name] = limited
     try:
-        everywhere(stage, unraisable, name, 60, exhaust, vc.VineyardError)
+        everywhere(stage, unraisable, name, 150, exhaust, vc.VineyardError)
     finally:
         CALLS[name] = call
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
