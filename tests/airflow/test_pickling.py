@@ -28,10 +28,10 @@ def took(home: Any) -> Dict[str, Dict[str, str]]:
     """Return what each run found of the one before."""
     run(home, 5, "order pair dict", AIRFLOW__CORE__XCOM_BACKEND=DEFAULT, **ON)
     return {
-        "after the switch": run(home, 4, "order pair dict", "order pair dict", **ON, **ALLOWED),
-        "later": run(home, 3, "", "order pair dict", **ON, **ALLOWED),
-        "without the option": run(home, 2, "dict", "order pair dict", **ALLOWED),
-        "without the option, later": run(home, 1, "", "order pair dict", **ALLOWED),
+        "after the switch": run(home, 4, "", "order pair dict", **ON, **ALLOWED),
+        "later": run(home, 3, "order pair dict", "order pair dict", **ON, **ALLOWED),
+        "without the option": run(home, 2, "", "order pair dict", **ALLOWED),
+        "without the option, later": run(home, 1, "dict", "order pair dict", **ALLOWED),
     }
 
 
