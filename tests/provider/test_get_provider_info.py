@@ -13,6 +13,8 @@ from airflow_provider_vineyard.get_provider_info import CONFIG_SECTION, get_prov
 OPTIONS = {
     "ipc_socket",
     "persist",
+    "tier",
+    "durability",
     "rpc_endpoint",
     "peers",
     "inline_threshold",

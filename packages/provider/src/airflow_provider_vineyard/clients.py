@@ -58,7 +58,7 @@ def get_client(
         ImportError: core is not installed.
     """
     require_core()
-    from vineyard_client import connect
+    from vineyard_client import TierOptions, TierRefused, connect
 
     path = socket or settings.ipc_socket
     start = start and settings.autostart and settings.embedded and path == settings.ipc_socket
@@ -77,7 +77,10 @@ def get_client(
                 autostart=start,
                 size=settings.size,
                 reserve_memory=settings.reserve_memory,
+                tier=TierOptions(settings.tier, durability=settings.durability) if settings.tier else None,
             )
+        except TierRefused as error:
+            raise version_compat.config_exception()(f"[vineyard] tier cannot be used: {error}") from error
         except ValueError as error:
             raise version_compat.config_exception()(f"[vineyard] size cannot be used: {error}") from error
         client = _clients.setdefault(key, made)

@@ -43,6 +43,22 @@ _OPTIONS: Dict[str, Dict[str, Any]] = {
         "False",
         "True",
     ),
+    "tier": _option(
+        "Where values are saved, so that they outlive vineyardd, and a full store is no end: the absolute path of a "
+        "folder that all tasks which exchange values see, or the URL of a bucket (s3://bucket/prefix, gs://, az://), "
+        "which takes an agent on each host (vineyard-client agent). Empty: what the environment variable "
+        "VINEYARD_TIER says, and without that nothing is saved.",
+        "string",
+        "",
+        "/srv/airflow/values",
+    ),
+    "durability": _option(
+        "With a tier: through saves a value before the task ends; behind has the agent save it afterwards; none saves "
+        "nothing more, and reads what was saved.",
+        "string",
+        "through",
+        "behind",
+    ),
     "rpc_endpoint": _option(
         "host:port under which other hosts reach the RPC port of this host's vineyardd; written into each reference. "
         "Empty: what vineyardd reports of itself.",

@@ -17,6 +17,12 @@ A row of version 1 refers to an object in vineyard::
         "parts": {"a": {"v": 1, "id": …}}     members of a dict that are objects of their own; often left out
     }}
 
+A row of version 3 is the same for an object that is saved in a tier, or is going to be, with one field more::
+
+        "copy": "production/etl/…/32 hex digits"    the key of its copy there
+
+So it is with a part. Which tier that is, is for the configuration to say and not for a row.
+
 A row of version 2 holds the value itself, where that is small::
 
     {"vineyard": {
@@ -50,7 +56,8 @@ Invariants:
   ``ObjectRef`` in its JSON form; ``members`` says when there are any.
 - The row is shown to people as it is, so reading it needs neither vineyard nor any data library.
 
-In version 1, ``id``, ``token``, ``endpoint``, ``type``, ``size`` and ``v`` are core's ``ObjectRef`` in its JSON form.
+In versions 1 and 3, ``id``, ``token``, ``endpoint``, ``type``, ``size``, ``copy`` and ``v`` are core's ``ObjectRef`` in
+its JSON form.
 """
 
 from __future__ import annotations
@@ -95,7 +102,7 @@ _TEXT_LIMIT = 1024
 _CONTENT_LIMIT = (1 << 28) - 1
 PARTS_LIMIT = 32
 
-_VALUE_VERSION = 2
+_VALUE_VERSION, _COPY_VERSION = 2, 3
 
 _REF_FIELDS = frozenset({"v", "id", "token", "endpoint", "type", "size"})
 _OWN_FIELDS = frozenset({"summary", "host", "created", "origin", "owned"})
@@ -138,14 +145,14 @@ def parse_row(row: object) -> Union[RowReference, RowValue]:
         UnsupportedVersion: a later release wrote it.
     """
     version = _held(row).get("v")
-    if type(version) is not int or version < _VALUE_VERSION:
+    if type(version) is not int or version < _VALUE_VERSION or version == _COPY_VERSION:
         return RowReference.parse(row)
     if version == _VALUE_VERSION:
         return RowValue.parse(row)
     from vineyard_client import UnsupportedVersion
 
     raise UnsupportedVersion(
-        f"The row has version {version}; this release knows 1 and {_VALUE_VERSION}.",
+        f"The row has version {version}; this release knows 1 to {_COPY_VERSION}.",
         "Upgrade airflow-provider-vineyard here.",
     )
 
@@ -248,6 +255,13 @@ class RowReference(NamedTuple):
         size = self.ref.size + sum(part.size for part in parts.values())
         return self._replace(ref=replace(self.ref, size=size), summary=summary, parts=parts)
 
+    @property
+    def alone(self) -> ObjectRef:
+        """The reference to the object alone, whose copy has its own size: without those of its parts."""
+        if self.ref.copy is None:
+            return self.ref
+        return replace(self.ref, size=self.ref.size - sum(part.size for part in self.parts.values()))
+
     def to_json(self) -> Dict[str, Any]:
         """Return the row as a JSON object."""
         fields = {
@@ -272,8 +286,9 @@ class RowReference(NamedTuple):
         """
         data = _held(row)
         # The version first: a later format may have other fields.
-        ref = _object_ref({name: data[name] for name in _REF_FIELDS & data.keys()})
-        _fields({name: data[name] for name in data if name != "parts"}, _REF_FIELDS | _OWN_FIELDS)
+        fields = _REF_FIELDS | {"copy"} if data.get("v") == _COPY_VERSION else _REF_FIELDS
+        ref = _object_ref({name: data[name] for name in fields & data.keys()})
+        _fields({name: data[name] for name in data if name != "parts"}, fields | _OWN_FIELDS)
         _text(data["summary"], "summary")
         _text(data["host"], "host")
         _moment(data["created"])
@@ -393,6 +408,8 @@ def _object_ref(data: object) -> ObjectRef:
     _text(ref.type, "type")
     if ref.endpoint is not None:
         _text(ref.endpoint, "endpoint")
+    if ref.copy is not None:
+        _text(ref.copy, "copy")
     return ref
 
 

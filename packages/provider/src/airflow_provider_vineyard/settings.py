@@ -80,6 +80,8 @@ _ENDPOINT = re.compile(r"(?:[\w.-]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})\Z")
 
 _PEER = re.compile(r"[\w.*?\[\]:!-]+:[\d*?]{1,5}\Z")
 
+_TIER = re.compile(r"/|~|[A-Za-z][A-Za-z0-9+.-]*://.")
+
 # It is written into each object's labels.
 _DEPLOYMENT = re.compile(r"[\w.-]{1,100}\Z")
 
@@ -110,6 +112,8 @@ class Settings(NamedTuple):
         reserve_memory: touch that memory at start.
         deployment: the name under which this Airflow's objects are known in a store that it shares with others.
         host: the name of this host in rows; None is what the system calls it.
+        tier: where values are saved; None is what core finds in its environment, if anything.
+        durability: whether a value is saved before the task ends (``through``), afterwards (``behind``) or not.
     """
 
     ipc_socket: str
@@ -125,6 +129,8 @@ class Settings(NamedTuple):
     reserve_memory: bool
     deployment: str
     host: Optional[str]
+    tier: Optional[str]
+    durability: str
 
 
 class PlacementSettings(NamedTuple):
@@ -270,6 +276,20 @@ def _endpoint(name: str) -> Optional[str]:
     return value
 
 
+def _tier(name: str) -> Optional[str]:
+    value = _text(name)
+    if value and not _TIER.match(value):
+        _wrong(name, value, "Write an absolute path, or a URL such as s3://bucket/prefix.")
+    return value or None
+
+
+def _durability(name: str) -> str:
+    value = _text(name)
+    if value not in ("none", "behind", "through"):
+        _wrong(name, value, "Write none, behind or through.")
+    return value
+
+
 def _peers(name: str) -> Tuple[str, ...]:
     value = _text(name)
     patterns = value.replace(",", " ").split()
@@ -380,6 +400,8 @@ _READERS: Dict[str, Callable[[str], Any]] = {
     "reserve_memory": _boolean,
     "deployment": _name,
     "host": _host,
+    "tier": _tier,
+    "durability": _durability,
 }
 
 _PLACEMENT_READERS: Dict[str, Callable[[str], Any]] = {

@@ -79,6 +79,9 @@ def put(value: object, origin: Origin) -> Dict[str, Any]:
         row.ref.id,
         milliseconds,
     )
+    if row.owned and row.ref.copy is not None:
+        when = "is saved" if settings.durability == "through" else "is going to be saved"
+        log.info("%s %s as %s", origin, when, row.ref.copy)
     return row._replace(summary=_masked(row.summary)).to_json()
 
 
@@ -117,7 +120,9 @@ def _put_with_parts(
 
 def _put_options(origin: Origin, settings: Settings) -> Dict[str, Any]:
     labels = {**origin.labels(), DEPLOYMENT_LABEL: settings.deployment}
-    return {"labels": labels, "persist": settings.persist, "host": settings.host}
+    known = (settings.deployment, origin.dag_id, origin.run_id, origin.task_id, origin.map_index, origin.key)
+    path = tuple(str(part) for part in known if part is not None)
+    return {"labels": labels, "persist": settings.persist, "host": settings.host, "path": path}
 
 
 def _trust(settings: Settings) -> Dict[str, Any]:
@@ -145,7 +150,7 @@ def get(row: object) -> Any:
     try:
         client = get_client(settings)
         place = _place(client, reference)
-        value: Any = client.get(reference.ref)
+        value: Any = client.get(reference.alone)
         if not isinstance(value, dict) and reference.parts:
             raise InvalidReference(f"{reference.ref.id} is no dict, and has no parts.", "The row was edited.")
         for key, part in reference.parts.items():
@@ -229,9 +234,9 @@ def free(row: object) -> None:
     """Delete the object that a row owns; readers that have its value keep it.
 
     It never raises: Airflow would fail a task that is about to run again, on each try. What cannot be freed now is
-    logged and left to ``gc --orphans`` on the host that has it. No server is started for it: an empty one has nothing
-    to free. Airflow frees a task's rows one by one before it runs: when the server is too slow for one of them, the
-    others do not wait for it as well.
+    logged and left to ``gc --orphans`` on the host that has it. No server is started for it, unless the value has a
+    copy that goes as well: an empty one has nothing to free. Airflow frees a task's rows one by one before it runs:
+    when the server is too slow for one of them, the others do not wait for it as well.
     """
     if time.monotonic() < _too_slow[0]:
         log.warning("vineyard is too slow; an old XCom stays until gc --orphans runs there: %s", row)
@@ -244,7 +249,7 @@ def free(row: object) -> None:
         if not reference.owned:
             log.debug("%s was passed on by reference, its object stays: %s", reference.origin, reference.ref.id)
             return
-        client = get_client(get_settings(), start=False)
+        client = get_client(get_settings(), start=reference.ref.copy is not None)
         deleted = [client.delete(ref) for ref in (reference.ref, *reference.parts.values())]
         log.info("%s %s: %s", "freed" if any(deleted) else "already gone:", reference.origin, reference.ref.id)
     except Exception as error:
@@ -305,8 +310,11 @@ def _place(client: Client, reference: RowReference) -> str:
     """Say where a value comes from; to be asked before reading it, which may bring it here."""
     endpoint = reference.ref.endpoint
     if endpoint is None or endpoint == _own_endpoint(client):
+        saved = reference.ref.copy is not None and client.exists(reference.alone)
+        if saved and client.info(reference.alone).socket != client.socket:
+            return "from its copy"
         return "from the local vineyard"
-    if client.info(reference.ref).socket == client.socket:
+    if client.info(reference.alone).socket == client.socket:
         return f"from the local replica of the one on {reference.host}"
     return f"migrated from {reference.host} ({endpoint})"
 
