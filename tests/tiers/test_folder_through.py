@@ -138,8 +138,9 @@ def test_larger_than_the_store(store: Store) -> None:
     """A value that is larger than the whole store works from end to end."""
     with store.connect() as client:
         small = client.put(array(10))
-        ref = client.put(array(100))
+        ref = client.put(array(100), host="worker-1")
         assert ref.id == "o" + "0" * 16
+        assert client.info(ref).host == "worker-1"
         assert same(client.get(ref), array(100))
         assert client.info(ref).summary
         assert client.exists(ref)

@@ -109,7 +109,14 @@ def keep_outside(
         TierFailed: it cannot be saved.
     """
     note = Note(
-        token=meta.token, number=0, key=key, size=meta.size, type=meta.type, created=time.time(), summary=meta.summary
+        token=meta.token,
+        number=0,
+        key=key,
+        size=meta.size,
+        type=meta.type,
+        created=time.time(),
+        summary=meta.summary,
+        host=meta.host,
     )
     try:
         tiers.save_outside(note, chunks)
