@@ -23,11 +23,7 @@ from vineyard_testing.processes import fork, wait
 
 import vineyard_client as vc
 
-pytestmark = [
-    pytest.mark.integration,
-    # There the frames of a trace function keep references to what the codec's reader counts.
-    pytest.mark.skipif(sys.version_info < (3, 11), reason="values cannot be read while instructions are traced"),
-]
+pytestmark = pytest.mark.integration
 
 EVERY = bool(os.environ.get("VINEYARD_EVERY_MOMENT"))
 SEED = int(os.environ.get("VINEYARD_SEED", time.time() // 86_400))

@@ -273,6 +273,29 @@ def test_no_operation_is_handed_out(name):
     assert decode(blob([models.Plain(a=1)], ALLOWED), ALLOWED)[0].a == 1
 
 
+@pytest.mark.parametrize("opcodes", [False, True])
+def test_who_looks_at_variables_is_no_operation_handed_out(opcodes):
+    """Debuggers and tracers keep copies of all local variables; values are read all the same, and attacks seen."""
+
+    def look(frame, event, argument):
+        frame.f_trace_opcodes = opcodes
+        seen.append(len(frame.f_locals))
+        return look
+
+    seen: list = []
+    good, attack = blob([models.Plain(a=1), {1, 2}], ALLOWED), blob_of(Assembler().named(FORGED, "MAKE").finish())
+    before = sys.gettrace()
+    sys.settrace(look)
+    try:
+        value = decode(good, ALLOWED)
+        with pytest.raises(UnsafeType, match="operation"):
+            decode(attack, ALLOWED)
+    finally:
+        sys.settrace(before)
+    assert value[0].a == 1 and value[1] == {1, 2}
+    assert seen
+
+
 NUMPY = {
     "memory read as objects": ("numpy.ndarray", b"A" * 64, "O", (8,), None),
     "memory read as fields with objects": (

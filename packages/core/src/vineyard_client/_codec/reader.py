@@ -216,9 +216,11 @@ class Reader:
 
 
 def _references(operations: Dict[str, Any]) -> int:
-    """Take one operation away, and return how often Python says that it is referred to."""
-    _, operation = operations.popitem()
-    return sys.getrefcount(operation)
+    """Take one operation away, and return how often Python says that it is referred to.
+
+    It has no name here: who debugs or traces this may look at variables, and would be counted.
+    """
+    return sys.getrefcount(operations.popitem()[1])
 
 
 # What that is for one that nobody else has; versions of Python count differently.
