@@ -57,7 +57,7 @@ def test_image_in_a_registry_with_a_port() -> None:
         ("airflow_version", "3.3", r"airflow_version: '3\.3' does not look like '3\.3\.2'\."),
         ("airflow_version", "2.8.4", r"no image apache/airflow:2\.8\.4-python3\.12\..* --set python_version=3\.11\."),
         ("airflow_version", "1.10.15", r"no image .* begin with 2\.1\.0\."),
-        ("python_version", "3.14", r"no image .* --set python_version=3\.13\."),
+        ("python_version", "3.15", r"no image .* --set python_version=3\.14\."),
         ("vineyardd_size", "lots", r"vineyardd_size: 'lots' is no size"),
         ("rpc_port", "99999", r"rpc_port: '99999' is no port"),
         ("airflow_port", "80", r"no port from 1024"),
