@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import pickle
 import sys
-from typing import IO, Any, Callable, Dict, List, NoReturn, Set, Tuple
+from operator import itemgetter
+from typing import Any, Callable, Dict, FrozenSet, List, NoReturn, Sequence, Tuple
 
 from vineyard_client.exceptions import ObjectCorrupted, UnsafeType, VineyardError
 
@@ -39,6 +40,13 @@ _HOLDERS = frozenset(
 )
 _HOLD_DIRECTLY = frozenset(["slice", "operator.itemgetter"])
 
+# Looked at for each part of a value; they grow as adapters are loaded.
+_makers, _makers_of_unfinished = table.makers, table.unfinished
+_NONE: FrozenSet[type] = frozenset()
+
+
+_OPERATIONS = {"MAKE": "make", "NEW": "new", "CALL": "call", "NAME": "name", "STATE": "state", "FILL": "fill"}
+
 
 class Reader:
     """What makers know of the value being read: the policy, and how large a number may be.
@@ -46,27 +54,17 @@ class Reader:
     Args:
         policy: which classes are allowed besides the known types.
         limit: length of the stream; nothing that is spelt out in it can have more elements.
-        total: length of the stream and of the buffers.
+        buffers: what lies beside it.
     """
 
-    def __init__(self, policy: Policy, limit: int, total: int) -> None:
+    def __init__(self, policy: Policy, limit: int, buffers: Sequence[memoryview]) -> None:
         self.policy = policy
         self.limit = limit
-        self.total = total
         self.notes: Dict[Any, Any] = {}
-        # What is done in this order when everything has been read: objects become of their own class, get what state
-        # they set themselves, and are looked at as a whole.
-        self.unveil: List[Callable[[], None]] = []
-        self.later: List[Callable[[], None]] = []
-        self.check: List[Callable[[], None]] = []
-        self.operations: Dict[str, Any] = {
-            "MAKE": self.make,
-            "NEW": self.new,
-            "CALL": self.call,
-            "NAME": self.name,
-            "STATE": self.state,
-            "FILL": self.fill,
-        }
+        self._buffers = buffers
+        self._waiting: List[Tuple[int, Callable[[], None]]] = []
+        # Those that the stream has named; each refers to this reader.
+        self._operations: Dict[str, Any] = {}
         self._allowed: Dict[type, bool] = {}
         self._found: Dict[Tuple[str, str], Any] = {}
         # What may be completed, by identity: what NEW and CALL made; what makers that have fillers made, and which.
@@ -74,20 +72,44 @@ class Reader:
         self._unfinished: Dict[int, Tuple[Any, str]] = {}
         self._passive: Dict[Tuple[str, str], Any] = {}
         # Passive classes in this stream that have methods: nothing may be made of their objects that might call those.
-        self._loud: Set[type] = set()
+        self._loud: FrozenSet[type] = _NONE
+
+    @property
+    def total(self) -> int:
+        """Length of the stream and of the buffers."""
+        return self.limit + sum([len(buffer) for buffer in self._buffers])
+
+    def unveil(self, step: Callable[[], None]) -> None:
+        """Have an object become of its own class when everything has been read."""
+        self._waiting.append((0, step))
+
+    def later(self, step: Callable[[], None]) -> None:
+        """Have an object get what state it sets itself when all are of their own class."""
+        self._waiting.append((1, step))
+
+    def check(self, step: Callable[[], None]) -> None:
+        """Have something looked at when everything is there."""
+        self._waiting.append((2, step))
+
+    def operation(self, name: str) -> Any:
+        """Return an operation by its name; KeyError if there is none of that name."""
+        operation = self._operations.get(name)
+        if operation is None:
+            operation = self._operations[name] = getattr(self, _OPERATIONS[name])
+        return operation
 
     def make(self, name: str, *parts: Any) -> Any:
         """Build a value of a known type from its parts."""
-        maker = table.makers.get(name)
+        maker = _makers.get(name)
         if maker is None and type(name) is str:
             table.load(name.partition(".")[0])
-            maker = table.makers.get(name)
+            maker = _makers.get(name)
         if maker is None:
             raise _unknown(name)
         if self._loud and self._meets_loud(parts, name):
             raise refused(f"it makes a {name} of an object whose class has code that could run then", name)
         value = maker(self, *parts)
-        if name in table.unfinished:
+        if name in _makers_of_unfinished:
             self._unfinished[id(value)] = value, name
         return value
 
@@ -166,23 +188,24 @@ class Reader:
             ObjectCorrupted: something is unfinished.
             UnsafeType: an operation is part of the value.
         """
-        for step in (*self.unveil, *self.later, *self.check):
-            step()
+        if self._waiting:
+            for _, step in sorted(self._waiting, key=itemgetter(0)):
+                step()
         for value, maker in self._unfinished.values():
             if table.unfinished[maker][1]:
                 raise damaged(f"a {qualified(type(value))} in it was never filled")
-        while self.operations:
-            if _references(self.operations) > _UNSHARED:
+        while self._operations:
+            if _references(self._operations) > _UNSHARED:
                 raise refused("it holds an operation as a value", "operation")
 
     def close(self) -> None:
-        """Let go of the value."""
-        self.operations.clear()
+        """Let go of the value that was not finished: the frames of the error still refer to this."""
+        self._operations.clear()
         self._made.clear()
         self._unfinished.clear()
         self.notes.clear()
-        for steps in (self.unveil, self.later, self.check):
-            steps.clear()
+        self._waiting.clear()
+        self._buffers = ()
 
     def allows(self, cls: type) -> bool:
         """Tell whether the caller allowed a class; remembered for this value."""
@@ -204,7 +227,7 @@ class Reader:
         if found is None:
             found = self._passive[module, qualname] = self.policy.find_passive(module, qualname)
             if not self.policy.is_quiet(found):
-                self._loud.add(found)
+                self._loud = self._loud | {found}
         return found
 
     def find_class(self, module: str, qualname: str) -> Any:
@@ -236,14 +259,12 @@ def _unknown(name: Any) -> UnsafeType:
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: IO[bytes], reader: Reader, buffers: List[memoryview]) -> None:
-        super().__init__(file, buffers=buffers)
-        self._operations = reader.operations
+    reader: Reader
 
     def find_class(self, module: str, name: str) -> Any:
         """Return an operation; there is nothing else."""
-        if module == ops.__name__ and name in self._operations:
-            return self._operations[name]
+        if module == ops.__name__ and name in _OPERATIONS:
+            return self.reader.operation(name)
         raise refused(f"it names {module}.{name}, which a value of this package never does", f"{module}.{name}")
 
     def persistent_load(self, pid: Any) -> NoReturn:
@@ -266,20 +287,22 @@ def load(stream: Stream, buffers: List[memoryview], policy: Policy) -> Any:
         MemoryError: there is not enough for the value.
     """
     file = verify(stream)
-    reader = Reader(policy, len(stream), len(stream) + sum([len(buffer) for buffer in buffers]))
+    reader = Reader(policy, len(stream), buffers)
+    unpickler: Any = None
     try:
-        value = _Unpickler(file, reader, buffers).load()
+        unpickler = _Unpickler(file, buffers=buffers)
+        unpickler.reader = reader
+        value = unpickler.load()
+        unpickler = None  # it remembers operations
         reader.finish()
         return value
-    except (VineyardError, MemoryError):
-        raise
-    except Exception as exc:
-        if from_outside(exc):
+    except BaseException as exc:
+        unpickler = None
+        reader.close()
+        if isinstance(exc, (VineyardError, MemoryError)) or from_outside(exc):
             raise
         raise ObjectCorrupted(
             f"The stored value cannot be put together: {type(exc).__name__}: {exc}.",
             "Make sure that the libraries it comes from have the versions here that they had where it was written; "
             "otherwise have the task that made it run again.",
         ) from exc
-    finally:
-        reader.close()

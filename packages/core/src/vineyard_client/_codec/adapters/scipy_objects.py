@@ -228,7 +228,7 @@ def _make_qhull(reader: Reader, name: Any, state: Any) -> Any:
     cls = getattr(module, name)
     value = object.__new__(cls)
     vars(value).update(state, _qhull=None)
-    reader.check.append(lambda: scipy_checks.check_qhull(name, vars(value)))
+    reader.check(lambda: scipy_checks.check_qhull(name, vars(value)))
     return value
 
 

@@ -129,7 +129,7 @@ def _make_neighbours(reader: Reader, module: Any, name: Any, *state: Any) -> Any
     tree = cls.__new__(cls)
     tree.__setstate__(state)
     # The tree goes on using these arrays, which a stream could still change.
-    reader.check.append(lambda: sklearn_checks.check_neighbours(name, state))
+    reader.check(lambda: sklearn_checks.check_neighbours(name, state))
     return tree
 
 

@@ -267,14 +267,14 @@ class Package:
             raise damaged(f"a {qualname} has another number of fields")
         if _needs_shell(cls):
             value = plain.make(_shell(cls), *parts)
-            reader.unveil.append(functools.partial(_unveil, value, cls))
+            reader.unveil(functools.partial(_unveil, value, cls))
         else:
             value = plain.make(cls, *parts)
         for base in cls.__mro__:
             package = _packages.get(base.__module__.partition(".")[0])
             check = package.checks.get(base.__qualname__) if package is not None else None
             if check is not None:
-                reader.check.append(functools.partial(check, value))
+                reader.check(functools.partial(check, value))
         return value
 
     def make_function(self, reader: Reader, module: Any, qualname: Any) -> Held:
@@ -318,7 +318,7 @@ def _set_state(reader: Reader, value: Any, cls: Any, state: Any) -> None:
             state = _attributes(cls, state)
         setter = _package_of_class(owner).own_setters.get(qualified(owner), setter)
         # When everything that it may look at is there.
-        reader.later.append(functools.partial(setter, value, checked(state, dict, tuple)))
+        reader.later(functools.partial(setter, value, checked(state, dict, tuple)))
         return
     slots: Any = None
     if type(state) is tuple and len(state) == 2:
