@@ -178,6 +178,8 @@ def test_no_method_of_a_subclass_of_a_plain_type_runs(name, unproven):
         assert list(collections.deque.__iter__(result)) == content
     elif kind is collections.OrderedDict:
         assert list(collections.OrderedDict.items(result)) == [("a", 1)]
+    elif kind is bytearray:
+        assert bytearray.copy(result) == content  # before 3.9 its __eq__ asks for the class
     else:
         assert kind.__eq__(result, kind(content)) is True
 

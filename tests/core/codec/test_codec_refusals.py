@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import csv
 import functools
 import io
@@ -95,6 +96,7 @@ REMEDIES = {
     "lambda": (lambda: 1, "data that it works on"),
     "module": (os, "name"),
     "weak reference": (weakref.ref(models.Plain), "refers to"),
+    "context variable": (contextvars.ContextVar("v"), r"\.get\(\)"),
     "lock": (threading.Lock(), "leave it out"),
     "thread": (threading.Thread(), "result"),
     "frame": (sys._getframe(), "text"),
@@ -127,7 +129,7 @@ def test_open_things_have_theirs(tmp_path):
 def test_libraries_have_theirs():
     polars = pytest.importorskip("polars")
     pyarrow = pytest.importorskip("pyarrow")
-    reader = pyarrow.RecordBatchReader.from_batches(pyarrow.schema([]), [])
+    reader = pyarrow.ipc.RecordBatchReader.from_batches(pyarrow.schema([]), [])
     with pytest.raises(UnsafeType, match=r"\.read_all\(\)"):
         blob({"a": reader})
     lazy = polars.scan_csv("nowhere.csv").map_batches(lambda frame: frame)

@@ -38,7 +38,9 @@ _BY_NAME: Dict[str, str] = {
     "subprocess.Popen": "Return what it printed, or its exit code.",
     "logging.Logger": "Return its name; logging.getLogger(name) finds it in every process.",
     "weakref.ReferenceType": "Return the object that it refers to.",
+    "builtins.weakref": "Return the object that it refers to.",  # its name before 3.10, as the one below
     "contextvars.ContextVar": "Return its value: .get().",
+    "builtins.ContextVar": "Return its value: .get().",
     "airflow.XComArg": "It stands for an output: hand it to a task as an argument, which then receives the value.",
     "airflow.BaseOperator": "Return its output, not the operator: hand its .output to a task as an argument.",
     "airflow.AbstractOperator": "Return its output, not the operator: hand its .output to a task as an argument.",

@@ -184,7 +184,7 @@ def _reduce_enum(writer: Writer, member: Any) -> Tuple[Any, ...]:
 def _makes_differently(cls: Any) -> bool:
     """Tell whether an enumeration has code of its own that runs when a member that has no name is made."""
     makers = cls._missing_, getattr(cls, "_create_pseudo_member_", cls._missing_), cls.__new__
-    members = getattr(cls, "_new_member_", None) or cls.__new_member__
+    members = getattr(cls, "_new_member_", cls.__new__)  # before 3.11 a flag without a name is made of the plain type
     codes = [getattr(maker, "__func__", maker) for maker in (*makers, members)]
     return not issubclass(cls, enum.Flag) or any(
         isinstance(code, types.FunctionType) and code.__globals__.get("__name__") != "enum" for code in codes

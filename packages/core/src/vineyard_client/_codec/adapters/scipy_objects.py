@@ -180,7 +180,8 @@ def _with_random(distribution: Any, random: Any) -> Any:
 
 
 def _box(tree: Any) -> Any:
-    return None if tree.boxsize is None else np.asarray(tree.boxsize)
+    boxsize = getattr(tree, "boxsize", None)  # a KDTree has had one since 1.6
+    return None if boxsize is None else np.asarray(boxsize)
 
 
 def _make_neighbours(reader: Reader, name: Any, data: Any, leafsize: Any, boxsize: Any) -> Any:
