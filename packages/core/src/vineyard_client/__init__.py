@@ -20,7 +20,7 @@ from ._store.collect import Collectable
 from ._tiers.options import TierOptions
 from ._version import __version__
 from .client import Client, preload
-from .encoded import EncodedValue, dumps, encode, loads
+from .encoded import EncodedValue, declare_type, dumps, encode, loads
 from .exceptions import (
     ConnectionFailed,
     DeadlineExceeded,
@@ -57,6 +57,7 @@ __all__ = [
     "stop_server",
     # values as bytes, without a server
     "EncodedValue",
+    "declare_type",
     "dumps",
     "encode",
     "loads",

@@ -11,11 +11,11 @@ An envelope carries the token of the reference that leads to it. To bytes that s
 from __future__ import annotations
 
 import os
-from typing import Optional, Sequence, Tuple, Type, Union
+from typing import Any, Callable, Optional, Sequence, Tuple, Type, Union
 
 from . import _codec
 
-__all__ = ["EncodedValue", "dumps", "encode", "loads"]
+__all__ = ["EncodedValue", "declare_type", "dumps", "encode", "loads"]
 
 
 class EncodedValue:
@@ -132,3 +132,30 @@ def loads(
     """
     blob = memoryview(bytearray(memoryview(data)))
     return _codec.decode(blob, token=None, allowed_classes=allowed_classes, passive_classes=passive_classes)
+
+
+def declare_type(name: str, *classes: str, take: Callable[[Any], Tuple[Any, ...]], make: Callable[..., object]) -> None:
+    """Have objects of a class stored without permission, as plain data: for packages that know a library we do not.
+
+    ::
+
+        vc.declare_type(
+            "mypkg.point", "somelib.geometry.Point", take=lambda point: (point.x, point.y), make=mypkg.points.make
+        )
+
+    Nothing is imported: the class is known by its name when an object of it comes by. The same declaration has to be
+    made where values are written and where they are read, before. Declaring it again replaces it.
+
+    Args:
+        name: what the type is called in stored values, for as long as these are kept: your package, a dot, and a word.
+        classes: full names, ``module.qualname``, of classes whose objects are of the type; of one under several names,
+            for example, in releases of its library. Classes derived from them are not meant.
+        take: returns what an object is made of: a tuple of plain data, that is None, bool, int, float, str, bytes, and
+            tuples, lists and dicts of these.
+        make: makes an object of such parts. They come from stored bytes and may be any plain data: check them, and
+            raise what you like if they are wrong.
+
+    Raises:
+        ValueError: the name has no package in front, or one that this client knows itself.
+    """
+    _codec.declare(name, classes, take, make)

@@ -22,9 +22,15 @@ _clients: Dict[_Key, Client] = {}
 
 
 def require_core() -> None:
-    """Raise an ImportError that says what to do when core cannot be imported."""
+    """Import core, and tell it of Airflow's types.
+
+    Raises:
+        ImportError: core cannot be imported; the text says what to do.
+    """
+    from airflow_provider_vineyard import airflow_types
+
     try:
-        import vineyard_client  # noqa: F401
+        airflow_types.declare()
     except ImportError as error:
         raise ImportError(
             f"The XCom backend for vineyard needs vineyard-client, which cannot be imported here: {error}. Install it "

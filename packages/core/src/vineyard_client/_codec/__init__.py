@@ -18,6 +18,7 @@ from vineyard_client.exceptions import UnsafeType, VineyardError
 
 from . import envelope, proof, reader, summary, writer
 from .adapters import table
+from .adapters.declared import declare
 from .envelope import HEADER_SIZE, Chunk
 from .filling import left_to_fill
 from .policy import policy_for
@@ -28,6 +29,7 @@ __all__ = [
     "Encoded",
     "Examined",
     "check",
+    "declare",
     "decode",
     "encode",
     "examine",

@@ -8,7 +8,7 @@ Strategy: two values are the same if their types are, and what each type's own `
 is the same, at any depth; so what an adapter forgot is seen without knowing the adapter. Besides that only what pickle
 itself forgets is looked at: the fields that exceptions keep in C, attributes of containers. Buffers are compared by
 bytes, floats by their bits, sets by pairing their members. Libraries whose own reduction says how the memory lies, not
-what is in it, are compared by their own means.
+what is in it, are compared by their own means; types that other packages declared, by what those make of them.
 
 Invariants: each pair of objects is looked at once, so cycles end; what is compared stays alive until the end, so that
 identities hold; no recursion but for members of sets that have no equal, so depth does not matter.
@@ -25,6 +25,8 @@ import types
 from typing import Any, Callable, Dict, List, Set, Tuple
 
 from .outside import from_outside
+from .policy import qualified
+from .table import table
 
 __all__ = ["demand", "demanded", "difference"]
 
@@ -122,6 +124,9 @@ class _Comparison:
             self.memory(left, right, place)
         elif kind is types.MappingProxyType:
             self.pairs(left.items(), right.items(), place)
+        elif table.by_name and qualified(kind) in table.by_name:
+            _, take = table.by_name[qualified(kind)]
+            self.waiting.append((take(left), take(right), place))
         else:
             self.waiting += _own_parts(left, right, place)
             compare = _BY_PACKAGE.get(kind.__module__.partition(".")[0])

@@ -42,6 +42,10 @@ class Table:
         self.reducers: Dict[type, Reducer] = {}
         self.bases: Dict[type, Reducer] = {}
         self.families: Dict[str, Reducer] = {}
+        # What other packages declared, see ``adapters.declared``: names of types; full name of a class -> how its
+        # objects are written, and what makes plain data of them.
+        self.declared: Set[str] = set()
+        self.by_name: Dict[str, Tuple[Reducer, Callable[[Any], Tuple[Any, ...]]]] = {}
         # Packages whose family knows their passive classes, too.
         self.whole: Set[str] = set()
         self.makers: Dict[str, Maker] = {}

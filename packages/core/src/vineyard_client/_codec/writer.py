@@ -104,6 +104,8 @@ class Writer:
         return names
 
     def _reducer_for(self, cls: type) -> Reducer:
+        if table.by_name and qualified(cls) in table.by_name:
+            return table.by_name[qualified(cls)][0]
         for base in cls.__mro__:
             module = getattr(base, "__module__", None)
             if isinstance(module, str):
