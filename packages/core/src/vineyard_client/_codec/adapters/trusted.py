@@ -27,6 +27,7 @@ import abc
 import copyreg
 import functools
 import importlib
+import sys
 import types
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Tuple
 
@@ -77,6 +78,14 @@ class Held:
 
     def __init__(self, content: Any) -> None:
         self.content = content
+
+
+def _stands_under_its_name(cls: type) -> bool:
+    """Tell whether reading, which goes by the name, will find this class."""
+    found: Any = sys.modules.get(cls.__module__)
+    for part in cls.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return found is cls
 
 
 class Package:
@@ -171,6 +180,8 @@ class Package:
                 return f"{name} does something when it is let go"
             if setter is not None and not _of_dataclass(setter) and name not in package.setters | package.direct:
                 return f"{name} does something of its own when its state is set"
+        if not _stands_under_its_name(cls):
+            return "what stands under its name is something else"
         try:
             # Python looks at the memory that an object needs, and refuses where C code of the library expects more.
             if _needs_shell(cls):
