@@ -236,6 +236,7 @@ def preload() -> None:
     Otherwise the first value of each library pays for it. Imports no library.
     """
     table.load_present()
+    table.load("passive")  # asked about the classes of each library, too
 
 
 def has_buffers(prefix: memoryview) -> bool:

@@ -6,9 +6,10 @@ Offsets, codes, masks, truth values and indexes are not: nobody can fill an inde
 
 from __future__ import annotations
 
-import ctypes
 import sys
 from typing import Any, Iterator, Sequence, Set, Tuple
+
+from vineyard_client._forks import importing
 
 from .envelope import Chunk
 
@@ -28,10 +29,17 @@ def left_to_fill(value: Any, chunks: Sequence[Chunk]) -> Set[int]:
     found = set()
     for position, chunk in enumerate(chunks):
         if isinstance(chunk, memoryview) and not chunk.readonly and len(chunk):
-            address = ctypes.addressof(ctypes.c_char.from_buffer(chunk))
+            address = _address(chunk)
             if any(start <= address and address + len(chunk) <= end for start, end in places):
                 found.add(position)
     return found
+
+
+def _address(view: memoryview) -> int:
+    with importing:
+        import ctypes  # which most processes never need
+
+    return ctypes.addressof(ctypes.c_char.from_buffer(view))
 
 
 def _memories(value: Any, depth: int) -> Iterator[Tuple[int, int]]:
@@ -43,7 +51,7 @@ def _memories(value: Any, depth: int) -> Iterator[Tuple[int, int]]:
             yield from _memories(part, depth + 1)
     elif kind is memoryview:
         if value.contiguous and value.nbytes and not value.readonly and value.format != "?":
-            address = ctypes.addressof(ctypes.c_char.from_buffer(value))
+            address = _address(value)
             yield address, address + value.nbytes
     elif numpy is not None and kind is numpy.ndarray:
         if value.dtype.kind in _KINDS and (value.flags.c_contiguous or value.flags.f_contiguous):
