@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import random
+import socket
 import textwrap
 import threading
 import time
@@ -67,6 +68,62 @@ def test_a_view_never_changes(server: vc.EmbeddedServer, deleter: str) -> None:
         reuse(second)
         assert view == buffer(1)
         del view
+
+
+def test_views_of_a_broken_connection_go_one_by_one(server: vc.EmbeddedServer, other: vc.Client) -> None:
+    """Memory is free when nobody reads it, whatever else the connection that read it must keep."""
+    client = vc.connect(server.socket)
+    refs = [client.put(buffer(1)), client.put(buffer(2))]
+    views: List[Any] = [client.get(ref) for ref in refs]
+    before = used(other)
+    with socket.socket(fileno=os.dup(client._connection().conversation.stream.fileno())) as end:
+        end.shutdown(socket.SHUT_RDWR)
+    with pytest.raises(vc.ConnectionFailed):
+        client.status()
+    assert used(client) == before
+    assert [other.delete(ref) for ref in refs] == [True, True]
+    other.collect()
+    assert used(other) == before
+    del views[0]
+    other.collect()
+    assert used(other) < before
+    left = used(other)
+    reuse(other)
+    assert views == [buffer(2)]
+    for info in list(other.list()):
+        other.delete(info.ref)
+    views.clear()
+    client.close()
+    other.collect()
+    assert used(other) < left
+
+
+def test_a_child_keeps_what_a_closed_client_of_its_parent_read(server: vc.EmbeddedServer, other: vc.Client) -> None:
+    """Its views stay as they are when those of the parent go."""
+    client = vc.connect(server.socket)
+    refs = [client.put(buffer(1)), client.put(buffer(2))]
+    views: List[Any] = [client.get(ref) for ref in refs]
+    client.close()
+    reading, writing = os.pipe()
+
+    def child() -> None:
+        os.close(writing)
+        assert os.read(reading, 1) == b""
+        assert views == [buffer(1), buffer(2)]
+
+    pid = fork(child)
+    os.close(reading)
+    del views[0]
+    for ref in refs:
+        other.delete(ref)
+    other.collect()
+    reuse(other)
+    os.close(writing)
+    assert wait(pid) == 0
+    for info in list(other.list()):
+        other.delete(info.ref)
+    views.clear()
+    gc.collect()
 
 
 def test_a_deleted_value_keeps_its_memory_until_nobody_reads_it(client: vc.Client, other: vc.Client) -> None:

@@ -328,8 +328,11 @@ class Connection:
         return self.conversation.pin_file is None and self.endpoint is not None
 
     def _open_pin_file(self, blobs: Sequence[int]) -> None:
-        """Have the server send its memory, which comes with the place of any blob, where that decides something."""
-        for blob in blobs[:1] if self._marks_can_be_lost else ():
+        """Have the server send its memory, which comes with the place of any blob, unless it has.
+
+        The locks on it are all that there is of a reader whose connection broke.
+        """
+        for blob in blobs[:1] if self.conversation.pin_file is None and not self.conversation.fds else ():
             self.outcomes(GetBuffers([blob], unsealed=True), Release(blob))
 
     def read(self, payload: Payload) -> bytearray:

@@ -27,7 +27,7 @@ import logging
 import weakref
 from collections import deque
 from functools import partial
-from itertools import chain, compress, islice, repeat
+from itertools import chain, compress, cycle, islice, repeat
 from typing import Any, Callable, Deque, Dict, Iterator, List, Optional, Set, Union
 
 from .._forks import generation, in_child, in_parent
@@ -473,6 +473,9 @@ class Conversation:
         """Let finalizers send again, if there is nothing that an unfinished exchange would come into disorder with."""
         if self.usable and not self.leaving and all(exchange.gone for exchange in self._open):
             self._permits[:] = [repeat(True, 2 * max(0, _UNREAD - len(self._open)))]
+        elif self.closed and not self.shared and self.pin_file is not None and self.generation == generation():
+            # Nobody is to be told any more, but the locks of what goes are to go: other views may stay for long.
+            self._permits[:] = [cycle([False, True])]
 
     # ---- end
 
@@ -480,6 +483,7 @@ class Conversation:
         """Take no more calls; close now, or with the last reference if views or unread replies need that."""
         self.closed = True
         self._permits.clear()
+        self._permit()
         if not self.held and not self.owed:
             self._closers.run()
 
@@ -500,7 +504,7 @@ class Conversation:
 
     def forked(self) -> None:
         """In a parent: leave the marks to the child, if it relies on any."""
-        if self.usable and self.held:
+        if self.held:
             self.shared = True
             self._permits.clear()
 

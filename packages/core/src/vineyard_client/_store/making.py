@@ -149,8 +149,9 @@ class Making:
         if not connection.usable:
             freeing = self._sure(renewed, freeing)
         self._freeing = Exchange(*freeing, lasting=True)
-        for outcome in renewed.run(self._freeing).outcomes:
-            if isinstance(outcome, VineyardError):
+        for request, outcome in zip(freeing, renewed.run(self._freeing).outcomes):
+            # What was interrupted while it was finished may be sealed already.
+            if isinstance(outcome, VineyardError) and not isinstance(request, Seal):
                 log.warning("%s: a part of an unfinished object stays: %s", connection.peer, outcome)
         return True
 
