@@ -67,6 +67,9 @@ class RemoteConnection(Connection):
         """They can; but no lock is seen from here, and what follows from that stands in ``in_use``."""
         return False
 
+    def _open_pin_file(self, blobs: Sequence[int]) -> None:
+        """Do nothing: no memory comes over TCP."""
+
     def in_use(self, blobs: Sequence[int], after: Sequence[Request[None]] = ()) -> List[bool]:
         """Tell for each blob whether any process on that host may have it pinned; see ``Connection.in_use``."""
         marked = super().in_use(blobs, after)
