@@ -457,7 +457,9 @@ def docs(session: nox.Session) -> None:
     install_lock(session, "docs")
     # Not --quiet, which hides warnings from --strict as well. The theme would tell each time that it has a successor.
     session.run("mkdocs", "build", "--strict", env={"NO_MKDOCS_2_WARNING": "1"})
-    paths = session.posargs or [f"tests/docs/test_{subject}.py" for subject in ("pages", "python", "migrating")]
+    paths = session.posargs or [
+        f"tests/docs/test_{subject}.py" for subject in ("pages", "python", "migrating", "returning")
+    ]
     session.run(str(airflow_bin(session) / "python"), "-m", "pytest", *paths, external=True)
 
 

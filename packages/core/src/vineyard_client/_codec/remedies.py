@@ -9,13 +9,13 @@ import types
 from collections.abc import ItemsView, Iterator, KeysView, ValuesView
 from typing import Any, Dict
 
-__all__ = ["advice"]
+__all__ = ["BY_NAME", "advice"]
 
 _PACKAGES_OF_CURSORS = frozenset(
     ["sqlite3", "psycopg2", "psycopg", "MySQLdb", "pymysql", "duckdb", "snowflake", "pyodbc"]
 )
 # Full name of a class, in its own module or as people import it -> what to return instead. Subclasses are meant, too.
-_BY_NAME: Dict[str, str] = {
+BY_NAME: Dict[str, str] = {
     "polars.LazyFrame": "Return its result: .collect().",
     "duckdb.DuckDBPyRelation": "Return its rows: .df() or .arrow().",
     "pyarrow.RecordBatchReader": "Return its rows: .read_all().",
@@ -68,8 +68,8 @@ def advice(value: Any) -> str | None:
     for base in cls.__mro__[:-1]:
         package = str(base.__module__).partition(".")[0]
         for name in (f"{base.__module__}.{base.__name__}", f"{package.lstrip('_')}.{base.__name__}"):
-            if name in _BY_NAME:
-                return _BY_NAME[name]
+            if name in BY_NAME:
+                return BY_NAME[name]
         if package in _PACKAGES_OF_CURSORS and base.__name__.lower().endswith(("connection", "cursor")):
             return "Return what it fetched, such as .fetchall(); connect in the task that uses it."
     if cls.__module__ in ("builtins", "itertools", "collections", "_collections", "_collections_abc"):
