@@ -308,8 +308,9 @@ def placement(session: nox.Session) -> None:
 def load(session: nox.Session) -> None:
     """Run a thousand task instances with kills, clears and deletions in between: a quarter of an hour."""
     with_services(session, "-s", "tests/load")
-    session.env["VINEYARD_EVERY_MOMENT"] = "1"
-    with_services(session, "-s", "tests/integration/test_every_moment.py")
+    session.env.update(VINEYARD_EVERY_MOMENT="1", VINEYARD_INTERRUPTED="50")
+    moments = ("tests/integration/test_every_moment.py", "tests/cluster/test_every_moment.py")
+    with_services(session, "-s", *moments, "tests/airflow/test_interruptions.py")
 
 
 @nox.session(requires=["services-env"], venv_backend="none", default=False)
