@@ -112,6 +112,7 @@ class Stage:
                 client.status()
             answered.append(client.status())
 
+        gc.collect()  # a draft that nobody refers to any more is undone by the next call
         thread = threading.Thread(target=ask, daemon=True)
         thread.start()
         thread.join(3)

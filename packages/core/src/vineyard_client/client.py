@@ -469,9 +469,9 @@ class _Creation(ContextManager[Draft]):
         """Make the object whole, or undo it."""
         if self._generation != generation():
             return  # a child leaves the block; the object is the parent's
-        connection = self._connection = self._connection.until(self._client._session.deadline())
-        self._drafting.go_on(connection)
         try:
+            connection = self._connection = self._connection.until(self._client._session.deadline())
+            self._drafting.go_on(connection)
             if kind is None and self._in_place():
                 self._drafting.finish()
                 writing.persist(connection, self._drafting.number, self._persist)
