@@ -18,7 +18,7 @@ from .._io.tcp import split_endpoint
 from .._io.unix import UnixStream
 from .._store.connection import Connection
 from .._store.debts import Debts
-from .._store.identity import Identity, identify
+from .._store.identity import Identity, identify, question
 from .._store.meta import ValueMeta
 from .._store.processes import PerProcess
 from ..exceptions import ConnectionFailed, ObjectNotFound
@@ -141,10 +141,11 @@ class Session:
             self._starter(self.socket)
             deadline.extend(time.monotonic() - started)  # it has a limit of its own
             stream = UnixStream.connect(self.socket, deadline)
-        connection = Connection(stream, deadline, timeout=self._timeout, **self._credentials)
+        known = self._identity
+        connection = Connection(stream, deadline, question(known), timeout=self._timeout, **self._credentials)
         connection.belong(self._debts, self._connected)
         try:
-            self._notice(identify(connection.until(deadline), self._identity))
+            self._notice(identify(connection.until(deadline), known, connection.answer))
         except BaseException:
             connection.close()
             raise

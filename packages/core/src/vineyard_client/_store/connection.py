@@ -110,6 +110,7 @@ class Connection:
     Args:
         stream: connected and fresh; the connection owns it from here on, also when registering fails.
         deadline: when registering must be done; by default after ``timeout``.
+        then: what is asked together with registering; ``answer`` is the reply.
         timeout: seconds that each call may take; None is for ever.
         username: for a server that asks (``--htpasswd``).
         password: likewise.
@@ -127,6 +128,7 @@ class Connection:
         self,
         stream: Stream,
         deadline: Optional[Deadline] = None,
+        then: Optional[Request[Any]] = None,
         /,
         *,
         timeout: Optional[float],
@@ -140,22 +142,33 @@ class Connection:
         self._renew: Optional[Callable[[Deadline], Connection]] = None
         self.debts = Debts()
         try:
-            self.instance = self._register(username, password)
-            _check_version(self.instance.version, stream.peer)
+            self.answer = self._register(username, password, then)
         except BaseException:
             self.conversation.close()
             raise
         self._deadline = None
         self.conversation.rpc = self.endpoint is not None
 
-    def _register(self, username: str, password: str) -> InstanceReply:
+    def _register(self, username: str, password: str, then: Optional[Request[Any]]) -> Any:
+        exchange = Exchange(Register(username, password), *([] if then is None else [then]))
         try:
-            return self.call(Register(username, password))
+            try:
+                self.run(exchange)
+            except VineyardError:
+                self._take_in(exchange)  # what was said to registering counts, whatever became of the rest
+                raise
+            self._take_in(exchange)
         except ConnectionFailed as error:
             plainly = _not_let_in(self.peer, username, error)
             if plainly is None:
                 raise
             raise plainly from error
+        return None if then is None else exchange.results()[1]
+
+    def _take_in(self, exchange: Exchange) -> None:
+        for instance in raise_refusals(exchange.outcomes[:1]):
+            _check_version(instance.version, self.peer)
+            self.instance = instance
 
     def until(self, deadline: Deadline) -> Connection:
         """Return this connection for one call, all of which must be done by then."""

@@ -6,8 +6,8 @@ The first client of ours that comes to a store puts it there, as an object witho
     version      of this form
     token        32 hex digits
 
-A path says little of who listens there: servers are restarted, and sockets replaced. So each connection looks, in one
-exchange, whether the store is still the one that it was.
+A path says little of who listens there: servers are restarted, and sockets replaced. So each connection looks, when it
+registers and together with that, whether the store is still the one that it was.
 
 Several clients may be the first at the same moment. Each puts an object and then looks at all of them; ids grow with
 time, so the smallest is the one that was there first, and everybody who came later has seen it. The others remove
@@ -19,11 +19,11 @@ from __future__ import annotations
 import os
 from typing import Any, Dict, List, NamedTuple, Optional
 
-from .._wire.messages import CreateData, DeleteData, GetData, ListData
+from .._wire.messages import CreateData, DeleteData, GetData, ListData, Request
 from ..ids import is_token
 from .connection import Connection
 
-__all__ = ["STORE", "Identity", "identify"]
+__all__ = ["STORE", "Identity", "identify", "question"]
 
 STORE = "vineyard_client::Store"
 
@@ -37,19 +37,33 @@ class Identity(NamedTuple):
     token: str
 
 
-def identify(connection: Connection, known: Optional[Identity] = None) -> Identity:
+Trees = Dict[int, Dict[str, Any]]
+
+
+def question(known: Optional[Identity] = None) -> Request[Trees]:
+    """Return what is asked for the identity of a store.
+
+    Args:
+        known: what it was at an earlier connection.
+    """
+    # The server lists by id, and one that was put at first contact is among the first.
+    return ListData(STORE, limit=1) if known is None else GetData([known.number])
+
+
+def identify(connection: Connection, known: Optional[Identity] = None, answer: Optional[Trees] = None) -> Identity:
     """Return the identity of the store behind a connection, which gets one if it has none.
 
     Args:
         connection: to the store.
         known: what it was at an earlier connection.
+        answer: what the store said to the question, if it has been asked.
     """
+    trees = connection.call(question(known)) if answer is None else answer
     if known is not None:
-        tree = connection.call(GetData([known.number])).get(known.number)
-        if tree is not None and tree.get("token") == known.token:
+        if trees.get(known.number, {}).get("token") == known.token:
             return known
-    # The server lists by id, and one that was put at first contact is among the first.
-    found = _read(connection, connection.call(ListData(STORE, limit=1)))
+        trees = connection.call(question())
+    found = _read(connection, trees)
     return found[0] if found else _put(connection)
 
 
@@ -70,7 +84,7 @@ def _put(connection: Connection) -> Identity:
     return first
 
 
-def _read(connection: Connection, trees: Dict[int, Dict[str, Any]]) -> List[Identity]:
+def _read(connection: Connection, trees: Trees) -> List[Identity]:
     """Return the identities of this instance, the first one first; instances may see each other's objects."""
     here = connection.instance.instance_id
     return sorted(
