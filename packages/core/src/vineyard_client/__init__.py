@@ -17,7 +17,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ._store.collect import Collectable
-from ._tiers.options import TierOptions
 from ._version import __version__
 from .client import Client, preload
 from .encoded import EncodedValue, declare_type, dumps, encode, loads
@@ -44,6 +43,7 @@ from .reference import Draft, ObjectInfo, ObjectRef, StoreStatus
 from .server import EmbeddedServer, connect, ensure_server, parse_size, stop_server
 
 if TYPE_CHECKING:
+    from ._tiers.options import TierOptions
     from .explanation import Explanation, Refusal, explain
 
 __all__ = [
@@ -101,4 +101,8 @@ def __getattr__(name: str) -> Any:
         from . import explanation
 
         return getattr(explanation, name)
+    if name == "TierOptions":
+        from ._tiers import options
+
+        return options.TierOptions
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

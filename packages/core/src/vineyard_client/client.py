@@ -35,13 +35,13 @@ from ._store.collect import Collectable
 from ._store.connection import Connection
 from ._store.making import Drafting, Making
 from ._store.meta import ValueMeta, check_labels
-from ._tiers.options import TierOptions
 from .encoded import EncodedValue
 from .exceptions import ObjectNotFound
 from .reference import Draft, ObjectInfo, ObjectRef, StoreStatus, number_of
 
 if TYPE_CHECKING:
     from ._tiers.local import Tiers
+    from ._tiers.options import TierOptions
 
 __all__ = ["DEFAULT_TIMEOUT", "Client", "preload"]
 
@@ -51,6 +51,7 @@ _HOST_LIMIT = 255
 
 def _tiers(socket: str, tier: Union[str, TierOptions], starter: Optional[Callable[[], object]]) -> Tiers:
     from ._tiers.local import Tiers  # some milliseconds that who saves nothing need not pay
+    from ._tiers.options import TierOptions
 
     return Tiers(socket, tier if isinstance(tier, TierOptions) else TierOptions(tier), starter)
 

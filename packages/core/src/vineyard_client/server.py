@@ -9,16 +9,18 @@ import os
 import stat
 from contextlib import suppress
 from functools import partial
-from typing import Optional, Sequence, Union
+from typing import TYPE_CHECKING, Optional, Sequence, Union
 
 from ._server.command import Size, find_binary, parse_size, server_command, server_environment
 from ._server.embedded import EmbeddedServer
 from ._server.listening import credentials, require_free
 from ._server.running import START_TIMEOUT, temporary
 from ._server.shared import STOP_TIMEOUT, ensure_server, stop_server
-from ._tiers.options import TierOptions
 from .client import DEFAULT_TIMEOUT, Client
 from .exceptions import ServerStartFailed
+
+if TYPE_CHECKING:
+    from ._tiers.options import TierOptions
 
 __all__ = [
     "START_TIMEOUT",
@@ -103,7 +105,8 @@ def connect(
     tier = tier or os.environ.get("VINEYARD_TIER") or None
     agent_starter = None
     if tier is not None:
-        from ._agent.starting import AgentStarter  # who saves nothing need not pay for it
+        from ._agent.starting import AgentStarter  # who saves nothing need not pay for these
+        from ._tiers.options import TierOptions
 
         tier = TierOptions(tier) if isinstance(tier, str) else tier
         agent_starter = AgentStarter(path, tier) if autostart else None

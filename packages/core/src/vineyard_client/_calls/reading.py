@@ -14,7 +14,7 @@ what the store here said is raised.
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Callable, Optional, Sequence, Union
 
 from .._store import objects
@@ -31,23 +31,23 @@ if TYPE_CHECKING:
 __all__ = ["find", "migrate"]
 
 
-@dataclass
 class _Search:
     """One search.
 
-    Attributes:
+    Args:
         session: whose it is.
         connection: to the store here.
         ref: what is wanted.
         replica: whether a value from another host is kept here.
-        missing: what the store here said, or the last one who should have had it.
     """
 
-    session: Session
-    connection: Connection
-    ref: ObjectRef
-    replica: bool
-    missing: VineyardError
+    def __init__(self, session: Session, connection: Connection, ref: ObjectRef, replica: bool) -> None:
+        self.session = session
+        self.connection = connection
+        self.ref = ref
+        self.replica = replica
+        #: What the store here said, or the last one who should have had it.
+        self.missing: VineyardError = ObjectNotFound(f"{ref.id} is in no store.")
 
     @property
     def copy(self) -> Optional[str]:
@@ -74,12 +74,12 @@ def find(session: Session, ref: ObjectRef, *, replica: bool) -> Found:
     """
     connection = session.connection()
     try:
-        return _find(_Search(session, connection, ref, replica, ObjectNotFound(f"{ref.id} is in no store.")))
+        return _find(_Search(session, connection, ref, replica))
     except ConnectionFailed:
         # The server has ended since the last call. The copy is still there, and so may be another server.
         if connection.usable or ref.copy is None or session.tiers is None:
             raise
-    return _find(_Search(session, session.connection(), ref, replica, ObjectNotFound(f"{ref.id} is in no store.")))
+    return _find(_Search(session, session.connection(), ref, replica))
 
 
 def _find(search: _Search) -> Found:
