@@ -260,7 +260,7 @@ class Conversation:
 
     def _forget_unsent(self) -> None:
         """Forget what an exception ended before its first byte was sent: nobody waits for it any more."""
-        if not all(exchange.begun or exchange.lasting for exchange in self._open):
+        if self._open and not all(exchange.begun or exchange.lasting for exchange in self._open):
             self._open = deque(exchange for exchange in self._open if exchange.begun or exchange.lasting)
 
     def _finish(self, deadline: Deadline) -> None:

@@ -15,6 +15,7 @@ from ..exceptions import ProtocolError
 __all__ = ["MAX_FRAME", "MAX_REMOTE_FRAME", "FrameDecoder", "encode_frame"]
 
 _LENGTH = struct.Struct("<Q")
+_text = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make an encoder for each message
 
 # This is a security limit: what a peer can make us allocate with eight bytes. The largest honest reply is a listing of
 # the whole store, about 1 KiB for each object; the server itself refuses requests above 256 MiB (MESSAGE_HEADER_LIMIT
@@ -31,7 +32,7 @@ Message = Dict[str, Any]
 
 def encode_frame(message: Message) -> bytes:
     """Return the bytes that carry one message."""
-    body = json.dumps(message, separators=(",", ":")).encode()
+    body = _text(message).encode()
     return _LENGTH.pack(len(body)) + body
 
 
@@ -81,7 +82,7 @@ class FrameDecoder:
                 return None
         body, self._buffer, self._body = self._buffer, bytearray(), None
         try:
-            message = json.loads(body)
+            message = json.loads(body.decode("utf-8", "surrogatepass"))
         except (ValueError, RecursionError) as error:
             raise ProtocolError(f"The peer sent {len(body)} bytes that are not JSON: {error}.") from error
         if not isinstance(message, dict):

@@ -101,6 +101,8 @@ def fds_announced(reply: Message) -> Tuple[int, ...]:
     """Return the server's numbers of the fds that follow a reply, in the order in which they come."""
     number = reply.get("fd", -1)
     numbers = reply.get("fds", [])
+    if number == -1 and numbers == []:
+        return ()
     announced = numbers if number == -1 else [number, *numbers] if isinstance(numbers, list) else None
     if not isinstance(announced, list) or not all(type(n) is int and n >= 0 for n in announced):
         raise ProtocolError(f"The server announced fds as {number!r:.40} and {numbers!r:.40}.")

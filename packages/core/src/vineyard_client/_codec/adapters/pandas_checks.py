@@ -54,43 +54,47 @@ def places_of(blocks: List[Any], axes: List[Any]) -> List[Any]:
     Raises:
         ObjectCorrupted: a place is outside, taken twice or left empty, or an array has another shape.
     """
-    _need(len(axes) in (1, 2), f"a frame has {len(axes)} axes")
+    if len(axes) not in (1, 2):
+        raise damaged(f"a frame has {len(axes)} axes")
     count, rows = len(axes[0]), len(axes[-1])
+    flat = len(axes) == 1
     found: List[Any] = []
-    taken = None if len(blocks) == 1 else np.zeros(count, bool)
+    # A mark for each column; one range that is long enough needs none.
+    taken = bytearray(count if len(blocks) > 1 else 0)
     left = count
     for values, place in blocks:
         positions = _positions(place)
         size = len(positions)
         shape = values.shape
-        width = shape[0] if len(axes) == 2 and len(shape) == 2 else 1
-        _need(
-            shape[-1] == rows and (width == size if len(axes) == 2 else shape == (count,)), "a block has another shape"
-        )
+        fits = shape == (count,) if flat else shape[-1] == rows and size == (shape[0] if len(shape) == 2 else 1)
+        _need(fits, "a block has another shape")
         if type(positions) is range:
-            inside = not size or (min(positions[0], positions[-1]) >= 0 and max(positions[0], positions[-1]) < count)
-            place = slice(*place)
+            inside = not size or (0 <= positions[0] < count and 0 <= positions[-1] < count)
+            _need(inside, "a block of a frame lies outside of it")
+            positions = slice(*place)
+            if taken:
+                taken[positions] = b"\1" * size
         else:
             inside = not size or (positions.min() >= 0 and positions.max() < count)
-            place = positions
-        _need(inside, "a block of a frame lies outside of it")
-        if taken is None and type(positions) is not range:
-            taken = np.zeros(count, bool)
-        if taken is not None:
-            taken[positions if type(place) is not slice else place] = True
+            _need(inside, "a block of a frame lies outside of it")
+            taken = taken or bytearray(count)
+            np.frombuffer(taken, np.uint8)[positions] = 1
         left -= size
-        found.append(place)
-    _need(not left and (taken is None or taken.all()), "the blocks of a frame do not fill it")
+        found.append(positions)
+    _need(not left and 0 not in taken, "the blocks of a frame do not fill it")
     return found
 
 
 def _positions(place: Any) -> Any:
     if type(place) is tuple:
         start, stop, step = place
+        _need(
+            checked(start, int) >= 0 and (stop is None or checked(stop, int) >= 0), "a block lies outside of its frame"
+        )
         if stop is None:  # backwards, to the first one
             _need(type(step) is int and step < 0, "a block has no end")
             stop = -1
-        return range(checked(start, int), checked(stop, int), checked(step, int))
+        return range(start, stop, checked(step, int))
     _need(type(place) is np.ndarray and place.ndim == 1 and place.dtype.kind == "i", "a block has no place")
     return place
 
@@ -105,7 +109,14 @@ def check_codes(codes: Any, count: int) -> None:
         ObjectCorrupted: one does not, or they are something else.
     """
     _need(type(codes) is np.ndarray and codes.dtype.kind == "i" and codes.ndim in (1, 2), "codes are no integers")
-    _need(not codes.size or (codes.min() >= -1 and codes.max() < count), "a code belongs to no category")
+    if codes.size and not _all_below(codes, count):
+        _need(codes.min() >= -1 and codes.max() < count, "a code belongs to no category")
+
+
+def _all_below(codes: Any, count: int) -> bool:
+    """Tell whether no code is negative or too large, by one look where none is missing: negative ones look large."""
+    unsigned = codes.view(codes.dtype.str.replace("i", "u"))
+    return count <= 1 << (8 * codes.itemsize - 1) and bool(unsigned.max() < count)
 
 
 def _memory(array: Any) -> Any:
