@@ -105,7 +105,7 @@ def test_it_is_off_the_network(servers: Trio) -> None:
     ref = put(a, numbers())
     a.host.cut()
     tasks = [b.begin(get(ref), timeout=TIMEOUT) for _ in range(5)]
-    with fails(vc.MigrationFailed, a.endpoint, "did not accept a connection within 1.0 s"):
+    with fails(vc.MigrationFailed, a.endpoint, "did not accept a connection within"):
         tasks[0].result()
     for task in tasks[1:]:
         with fails(vc.MigrationFailed, a.endpoint, within=TIMEOUT):
@@ -121,7 +121,7 @@ def test_it_hangs(servers: Trio) -> None:
     a, b, _ = servers
     ref = put(a, numbers())
     os.kill(a.pid, signal.SIGSTOP)
-    with fails(vc.MigrationFailed, a.endpoint, "for 1.0 s"):
+    with fails(vc.MigrationFailed, a.endpoint, "nothing for"):
         b.do(get(ref), timeout=TIMEOUT)
     assert_empty(b)
     os.kill(a.pid, signal.SIGCONT)
@@ -188,7 +188,7 @@ def test_the_network_is_cut_during_the_transfer(servers: Trio) -> None:
     task = b.begin(get(ref), timeout=TIMEOUT)
     until_sent(a, 1_000_000, task)
     a.host.cut()
-    with fails(vc.MigrationFailed, a.endpoint, "nothing for 1.0 s"):
+    with fails(vc.MigrationFailed, a.endpoint, "nothing for"):
         task.result()
     assert_empty(b)
     a.host.mend()
@@ -533,7 +533,7 @@ def test_another_program_listens_there(servers: Trio) -> None:
                     connection.sendall(reply)
                     connection.close()
 
-    for reply, words in ((None, "1.0 s"), (b"HTTP/1.1 400 Bad Request\r\n\r\n", "vineyardd"), (b"", "closed")):
+    for reply, words in ((None, " s."), (b"HTTP/1.1 400 Bad Request\r\n\r\n", "vineyardd"), (b"", "closed")):
         program = a.host.start(partial(listen, reply))
         try:
             until(lambda: b.host.call(lambda: listens(a.host.address, 9601)), "somebody listens")

@@ -193,6 +193,7 @@ def test_a_value_that_rotted_is_not_brought(servers: Trio) -> None:
                 assert_empty(b)
             os.pwrite(fd, before, offset)
         pin.release()
+    del connection, pin  # the processes that were forked above kept this connection open, and so do references to it
     assert b.do(lambda client: bool((client.get(ref) == VALUE).all()))
     assert b.do(lambda client: client.delete(ref))
 

@@ -276,6 +276,8 @@ class Migration:
         """Yield where the original may be, and whether the cluster says so: first what the reference says."""
         if ref.endpoint:
             yield ref.endpoint, False
+        if failures and local.deadline.expired:
+            return  # the host that does not answer took all the time there was; that is what to tell
         try:
             owners = _owners(local, ref)
         except ServerError as error:  # what instances share their metadata in does not answer

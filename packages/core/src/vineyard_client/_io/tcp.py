@@ -108,7 +108,7 @@ class TcpStream:
                 break
         if isinstance(refusal, socket.timeout):
             raise DeadlineExceeded(
-                f"vineyardd at {endpoint} did not accept a connection within {deadline.timeout} s.", _CUT
+                f"vineyardd at {endpoint} did not accept a connection within {deadline.timeout:.3g} s.", _CUT
             ) from refusal
         raise ConnectionFailed(
             f"Cannot connect to vineyardd at {endpoint}: {_reason(refusal)}.",
@@ -129,7 +129,7 @@ class TcpStream:
             raise
         except (socket.timeout, BlockingIOError) as error:
             raise DeadlineExceeded(
-                f"vineyardd at {self._endpoint} sent or took nothing for {seconds} s.",
+                f"vineyardd at {self._endpoint} sent or took nothing for {seconds:.3g} s.",
                 "See whether it hangs, or the network between is cut.",
             ) from error
         except OSError as error:

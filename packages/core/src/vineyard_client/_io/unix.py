@@ -82,7 +82,7 @@ class UnixStream:
             stream.close()
             if isinstance(error, socket.timeout) or error.errno == errno.EAGAIN:
                 raise DeadlineExceeded(
-                    f"vineyardd at {path} did not accept a connection within {deadline.timeout} s.",
+                    f"vineyardd at {path} did not accept a connection within {deadline.timeout:.3g} s.",
                     "The server does not take connections at present: see whether it hangs.",
                 ) from error
             number = error.errno or 0
@@ -130,7 +130,7 @@ class UnixStream:
         """Return what an error of the socket means."""
         if isinstance(error, (socket.timeout, BlockingIOError)):  # the latter when no time was left to begin with
             return DeadlineExceeded(
-                f"vineyardd at {self._path} did not answer within {deadline.timeout} s.",
+                f"vineyardd at {self._path} did not answer within {deadline.timeout:.3g} s.",
                 "See whether it hangs or the machine is overloaded; a larger timeout can be given to connect().",
             )
         return ConnectionFailed(
