@@ -1,12 +1,14 @@
-"""Which values come back as they were, from us and from the official client: ``python benchmarks/lossless.py``.
+"""Which values come back as they were, from us and from others: ``python benchmarks/lossless.py``.
 
-Every value of the codec's test matrix goes through both: ours by encoding and decoding, the official client's through a
-real server and back. "Same" means the same type, and equal in dtype, index, names, order, flags and metadata. Prints
+Every value of the codec's test matrix goes through each: ours by encoding and decoding, pickle likewise, the official
+client's through a real server and back, Airflow's default backend by its serialisation and the JSON that its task
+processes send. "Same" means the same type, and equal in dtype, index, names, order, flags and metadata. Prints
 Markdown: a summary, and with ``--all`` a row for each value; ``--json FILE`` keeps the outcomes.
 
 Ours runs in this interpreter, with whatever of numpy, pandas, pyarrow, polars, scipy, xarray and torch it has; the
 official client runs in the one that ``--official PYTHON`` names, which needs ``vineyard==0.24.2`` and ``setuptools<81``
-besides. Give both the same versions of the libraries. The server comes with vineyard-client[server].
+besides, Airflow's backend in the one that ``--airflow PYTHON`` names. What is not named is left out. Give all the same
+versions of the libraries. The server comes with vineyard-client[server].
 
 Values are taken by worker processes, so one that crashes or hangs costs itself only.
 """
@@ -36,7 +38,7 @@ LOST = (TYPE, VALUE, PUT, GET, DIES)
 # --- worker: one library, one client, one line of JSON for each value -----------------------------------------------
 
 
-def ours(socket: str) -> Callable[[Any], Tuple[Any, Callable[[], Any]]]:
+def ours(socket: str) -> Callable[[Any], Callable[[], Any]]:
     """Return what encodes a value and gives back what decodes it."""
     from vineyard_client import _codec
 
@@ -48,7 +50,7 @@ def ours(socket: str) -> Callable[[Any], Tuple[Any, Callable[[], Any]]]:
     return put
 
 
-def official(socket: str) -> Callable[[Any], Tuple[Any, Callable[[], Any]]]:
+def official(socket: str) -> Callable[[Any], Callable[[], Any]]:
     """Return what puts a value into the server and gives back what gets it."""
     import vineyard
 
@@ -59,6 +61,34 @@ def official(socket: str) -> Callable[[Any], Tuple[Any, Callable[[], Any]]]:
         return lambda: client.get(object_id)
 
     return put
+
+
+def pickles(socket: str) -> Callable[[Any], Callable[[], Any]]:
+    """Return what pickles a value and gives back what unpickles it, whatever that runs."""
+    import pickle
+
+    def put(value: Any) -> Callable[[], Any]:
+        stored = pickle.dumps(value, protocol=5)
+        return lambda: pickle.loads(stored)
+
+    return put
+
+
+def airflow(socket: str) -> Callable[[Any], Callable[[], Any]]:
+    """Return what serialises a value as Airflow's default backend does, and gives back what deserialises it."""
+    try:
+        from airflow.sdk import serde
+    except ImportError:  # before 3.2
+        from airflow.serialization import serde
+
+    def put(value: Any) -> Callable[[], Any]:
+        stored = json.dumps(serde.serialize(value), allow_nan=False)  # as it is sent to the API server
+        return lambda: serde.deserialize(json.loads(stored))
+
+    return put
+
+
+CLIENTS = {"ours": ours, "official": official, "airflow": airflow, "pickle": pickles}
 
 
 def outcome(value: Any, put: Callable[[Any], Callable[[], Any]]) -> Tuple[str, str]:
@@ -111,7 +141,7 @@ def work(client: str, library: str, start: int, socket: str) -> None:
     from codec_matrix import Unavailable, cases, make
 
     warnings.simplefilter("ignore")
-    put = {"ours": ours, "official": official}[client](socket)
+    put = CLIENTS[client](socket)
 
     def give_up(signum: int, frame: Any) -> None:
         os._exit(3)
@@ -171,17 +201,15 @@ def outcomes(python: str, client: str, library: str, socket: str) -> Iterator[Tu
         yield begun, DIES, f"exit code {done.returncode}"
 
 
-def compare(official_python: Optional[str], libraries: List[str]) -> Dict[str, Dict[str, Dict[str, Tuple[str, str]]]]:
-    """Return library → value → client → outcome."""
+def compare(pythons: Dict[str, str], libraries: List[str]) -> Dict[str, Dict[str, Dict[str, Tuple[str, str]]]]:
+    """Return library → value → client → outcome, of clients by the interpreters that they run in."""
     import vineyard_client as vc
 
     found: Dict[str, Dict[str, Dict[str, Tuple[str, str]]]] = {}
     with vc.EmbeddedServer(size="1Gi") as server:
         for library in libraries:
             rows = found.setdefault(library, {})
-            for client, python in (("ours", sys.executable), ("official", official_python)):
-                if python is None:
-                    continue
+            for client, python in pythons.items():
                 print(f"{library}: {client} …", file=sys.stderr)
                 for name, result, detail in outcomes(python, client, library, str(server.socket)):
                     if result != UNAVAILABLE:
@@ -232,10 +260,11 @@ def _escaped(text: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--official", metavar="PYTHON", help="an interpreter with the official client")
+    parser.add_argument("--airflow", metavar="PYTHON", help="an interpreter with Airflow")
     parser.add_argument("--library", action="append", help="only this library, and this one, …")
     parser.add_argument("--all", action="store_true", help="a row for each value, after the summary")
     parser.add_argument("--json", metavar="FILE", help="keep the outcomes")
-    parser.add_argument("--worker", choices=["ours", "official"], help=argparse.SUPPRESS)
+    parser.add_argument("--worker", choices=list(CLIENTS), help=argparse.SUPPRESS)
     parser.add_argument("--start", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--socket", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -245,8 +274,10 @@ def main() -> None:
     sys.path[:0] = [str(ROOT / "packages" / "core" / "src"), str(ROOT / "tests" / "core" / "codec" / "support")]
     from codec_matrix import LIBRARIES
 
-    found = compare(options.official, options.library or list(LIBRARIES))
-    clients = ["ours", *(["official"] if options.official else [])]
+    named = {"ours": sys.executable, "official": options.official, "airflow": options.airflow, "pickle": sys.executable}
+    pythons = {client: python for client, python in named.items() if python}
+    found = compare(pythons, options.library or list(LIBRARIES))
+    clients = list(pythons)
     if options.json:
         Path(options.json).write_text(json.dumps(found, indent=1, ensure_ascii=False))
     print(summary(found, clients))

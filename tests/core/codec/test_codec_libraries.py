@@ -430,3 +430,19 @@ def test_quantities_arrive_in_the_registry_of_the_application():
     for arguments in (text, ("pint.quantity", 1, {"__import__('os')": 1}), ("pint.unit", {"m": "x"})):
         with pytest.raises(VineyardError):
             decode(blob_of(pickled(("MAKE", arguments))))
+
+
+def test_what_pandas_and_polars_group_by():
+    pd, pl = pytest.importorskip("pandas"), pytest.importorskip("polars")
+    frame = pd.DataFrame({"when": pd.date_range("2024-01-01", periods=5, freq="h"), "a": range(5)})
+    for grouper in (pd.Grouper(key="a"), pd.Grouper(level=0), pd.Grouper(key="when", freq="2h")):
+        read = roundtrip(grouper)
+        assert type(read) is type(grouper) and vars(read).keys() == vars(grouper).keys()
+        pd.testing.assert_frame_equal(
+            frame.groupby(read)["a"].sum().to_frame(), frame.groupby(grouper)["a"].sum().to_frame()
+        )
+    assert roundtrip(pd.NamedAgg("a", "sum")) == pd.NamedAgg("a", "sum")
+    for field in (pl.Field("a", pl.Int64), pl.Field("b", pl.List(pl.Struct({"c": pl.String})))):
+        assert roundtrip(field) == field and type(roundtrip(field)) is pl.Field
+    schema = pl.Schema({"a": pl.Int64, "b": pl.List(pl.String)})
+    assert roundtrip(schema) == schema and type(roundtrip(schema)) is pl.Schema

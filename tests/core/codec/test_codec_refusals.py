@@ -273,3 +273,40 @@ def test_what_is_found_is_bounded():
     with pytest.raises(UnsafeType) as caught:
         blob(many)
     assert len(caught.value.names) <= 100 and len(str(caught.value)) < 10_000
+
+
+def _libraries():
+    np, pd, pl = (pytest.importorskip(name) for name in ("numpy", "pandas", "polars"))
+    frame = pd.DataFrame({"a": [1]})
+    return {
+        "polars.Expr": (pl.col("a") + 1, "it is code"),
+        "polars.When": (pl.when(True), "it is code"),
+        "polars.GroupBy": (pl.DataFrame({"a": [1]}).group_by("a"), "names of its keys"),
+        "pandas.GroupBy": (frame.groupby("a"), "names of its keys"),
+        "pandas.Rolling": (frame.rolling(1), "size of the window"),
+        "pandas.Flags": (frame.flags, "allows_duplicate_labels"),
+        "numpy.ndindex": (np.ndindex(2, 3), "or the shape"),
+        "numpy.ndenumerate": (np.ndenumerate([1]), "or the array"),
+        "numpy.flatiter": (np.arange(3).flat, "return the array"),
+        "numpy.nditer": (np.nditer([1]), "return the array"),
+        "numpy.errstate": (np.errstate(all="ignore"), "geterr"),
+    }
+
+
+def test_those_of_libraries_have_theirs():
+    """What is code, or a step of a calculation, in a library is refused with its result as the remedy."""
+    for name, (value, remedy) in _libraries().items():
+        with pytest.raises(UnsafeType) as caught:
+            blob([value])
+        assert not caught.value.patterns, name
+        assert remedy in caught.value.hint, (name, caught.value.hint)
+
+
+def test_prepared_geometries_have_theirs():
+    shapely = pytest.importorskip("shapely")
+    from shapely.geometry import Point
+    from shapely.prepared import prep
+
+    with pytest.raises(UnsafeType, match=r"Return the geometry, \.context"):
+        blob(prep(Point(1, 2)))
+    assert shapely

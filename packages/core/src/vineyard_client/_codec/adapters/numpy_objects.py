@@ -14,6 +14,7 @@ from vineyard_client.exceptions import UnsafeType, UnsupportedVersion
 
 from ..ops import MAKE
 from ..parts import checked, damaged
+from ..policy import qualified
 from ..writer import reduce_name
 from . import numpy_dtypes
 from .trusted import Package
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from ..writer import Writer
 
 np: Any = None  # set by install(): this module is loaded for values of numpy only
+_OF_A_BLOCK: Tuple[Any, ...] = ()
 
 # numpy 1.17 - 2.5. Classes that call themselves numpy's own are in "".
 PACKAGE = Package(
@@ -48,6 +50,12 @@ def reduce(writer: Writer, value: Any) -> Tuple[Any, ...]:
         return MAKE, ("numpy.limits", cls.__name__, numpy_dtypes.dtype_spec(np.dtype(value.dtype)))
     if cls is np.ufunc:
         return _reduce_ufunc(writer, value)
+    if isinstance(value, _OF_A_BLOCK):
+        raise UnsafeType(
+            f"A {qualified(cls)} cannot be stored: it belongs to the loop, or to the block, that it was made for.",
+            "Return the arrays and numbers behind it.",
+            qualified(cls),
+        )
     if cls.__name__ == "_ArrayFunctionDispatcher":
         return reduce_name(writer, value)
     return PACKAGE.reduce(writer, value)
@@ -89,8 +97,9 @@ def _make_ufunc(reader: Reader, package: Any, name: Any) -> Any:
 
 def install(table: Table) -> None:
     """Declare the rest of numpy."""
-    global np
+    global np, _OF_A_BLOCK
     np = importlib.import_module("numpy")
+    _OF_A_BLOCK = np.ndindex, np.ndenumerate, np.flatiter, np.nditer, np.errstate
     PACKAGE.install(table)
     table.families["numpy"] = reduce
     for name, cls in vars(getattr(np, "dtypes", object)).items():

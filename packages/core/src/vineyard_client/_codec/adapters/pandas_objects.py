@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any, Dict, List, Tuple
 
 from vineyard_client.exceptions import UnsafeType, UnsupportedVersion
 
+from ..makings import give
 from ..ops import FILL, MAKE
 from ..policy import qualified
 from ..table import table as declared
 from ..writer import own_reduction, reduce_instance
 from . import numpy_arrays, pandas_checks
-from .common import damaged, refused
+from .common import checked, damaged, refused
 
 if TYPE_CHECKING:
     from ..reader import Reader
@@ -351,6 +352,33 @@ def _make_date_offset(reader: Reader, n: int, normalize: bool, keywords: Dict[st
 # --- frames and series ----------------------------------------------------------------------------------------------
 
 
+def _reduce_grouper(writer: Writer, grouper: Any) -> Tuple[Any, ...]:
+    return (
+        MAKE,
+        ("pandas.grouper", type(grouper) is not pd.Grouper),
+        (
+            "pandas.grouper",
+            dict(vars(grouper)),
+        ),
+        None,
+        None,
+        FILL,
+    )
+
+
+def _make_grouper(reader: Reader, timed: Any) -> Any:
+    return object.__new__(_timed_grouper() if timed is True else pd.Grouper)
+
+
+def _fill_grouper(reader: Reader, grouper: Any, attributes: Any) -> None:
+    give(grouper, checked(attributes, dict), None)
+
+
+@functools.lru_cache(maxsize=1)
+def _timed_grouper() -> Any:
+    return importlib.import_module("pandas.core.resample").TimeGrouper
+
+
 def _reduce_frame(writer: Writer, frame: Any) -> Tuple[Any, ...]:
     cls = type(frame)
     known = _frame_name(cls)
@@ -467,6 +495,7 @@ def install(table: Table) -> None:
     table.families["pandas"] = _reduce
     table.reducers[type(pd.NaT)] = table.reducers[type(pd.NA)] = _reduce_constant
     table.reducers[pd.DateOffset] = _reduce_date_offset
+    table.reducers[pd.Grouper] = table.reducers[_timed_grouper()] = _reduce_grouper
     table.bases[pd.DataFrame] = table.bases[pd.Series] = _reduce_frame
     table.reducers[pd.DataFrame] = table.reducers[pd.Series] = _reduce_frame
     table.makers.update(
@@ -477,10 +506,12 @@ def install(table: Table) -> None:
             "pandas.constant": _make_constant,
             "pandas.DateOffset": _make_date_offset,
             "pandas.frame": _make_frame,
+            "pandas.grouper": _make_grouper,
         }
     )
     table.filler("pandas.state", _fill_state, "pandas.new")
     table.filler("pandas.attributes", _fill_attributes, "pandas.new")
+    table.filler("pandas.grouper", _fill_grouper, "pandas.grouper")
     table.filler("pandas.frame", _fill_frame, "pandas.frame")
     FRAMES.update(DataFrame=pd.DataFrame, Series=pd.Series)
     for cls in (pd.DataFrame, pd.Series, pd.Timestamp, pd.Timedelta, pd.Period, pd.Interval):

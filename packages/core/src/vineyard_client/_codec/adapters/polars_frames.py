@@ -21,7 +21,7 @@ from vineyard_client.exceptions import UnsafeType
 
 from ..ops import MAKE
 from .arrow_types import field_at
-from .common import damaged
+from .common import checked, damaged
 
 if TYPE_CHECKING:
     from ..reader import Reader
@@ -284,6 +284,14 @@ def _make_datatype(reader: Reader, spec: Any) -> Any:
     return _without_panic(_make_type, spec)
 
 
+def _reduce_field(writer: Writer, field: Any) -> Tuple[Any, ...]:
+    return MAKE, ("polars.field", field.name, _type_spec(field.dtype))
+
+
+def _make_field(reader: Reader, name: Any, spec: Any) -> Any:
+    return pl.Field(checked(name, str), _without_panic(_make_type, spec))
+
+
 def install(table: Table) -> None:
     """Declare the types of polars."""
     global pl
@@ -292,6 +300,7 @@ def install(table: Table) -> None:
     table.reducers[pl.Series] = _reduce_series
     table.reducers[pl.LazyFrame] = _reduce_lazy
     table.bases[pl.DataType] = _reduce_type
+    table.reducers[pl.Field] = _reduce_field
     table.makers.update(
         {
             "polars.DataFrame": _make_frame,
@@ -299,6 +308,7 @@ def install(table: Table) -> None:
             "polars.lazy": _make_lazy,
             "polars.plan": _make_plan,
             "polars.DataType": _make_datatype,
+            "polars.field": _make_field,
         }
     )
     for name in (*_SIMPLE, *_PARAMETRIC):
