@@ -39,10 +39,13 @@ def _make(x: Any, y: Any) -> Point:
 @pytest.fixture(autouse=True)
 def declared() -> Any:
     """Declare points, and forget them."""
-    kept = dict(table.by_name), dict(table.makers), set(table.declared)
+    whole = table.by_name, table.makers, table.declared
+    kept = [each.copy() for each in whole]
     vc.declare_type("shapes.point", NAME, take=lambda point: (point.x, point.y), make=_make)
     yield
-    table.by_name, table.makers, table.declared = kept
+    for each, before in zip(whole, kept):
+        each.clear()
+        each.update(before)
 
 
 def test_there_and_back() -> None:

@@ -105,6 +105,11 @@ def _fill_deque(value: Any, items: Any) -> None:
     collections.deque.extend(value, checked(items, list))
 
 
+def _take_bytearray(value: Any) -> bytes:
+    """Return the content; not by way of a view, for which a class may have a ``__buffer__`` from Python 3.12 on."""
+    return bytes(bytearray.copy(value))
+
+
 def _fill_bytearray(value: Any, content: Any) -> None:
     bytearray.extend(value, checked(content, bytes))
 
@@ -125,7 +130,7 @@ _BASES: Dict[type, Base] = {
         lambda value: (list(frozenset.__iter__(value)),),
         lambda cls, items: frozenset.__new__(cls, checked(items, list)),
     ),
-    bytearray: Base(_nothing, _empty(bytearray), lambda value: bytes(memoryview(value)), _fill_bytearray),
+    bytearray: Base(_nothing, _empty(bytearray), _take_bytearray, _fill_bytearray),
     list: Base(_nothing, _empty(list), lambda value: list.__getitem__(value, _whole), _fill_list),
     set: Base(_nothing, _empty(set), _members(set), _fill_set),
     collections.defaultdict: Base(_factory, _make_defaultdict, _take_dict, _fill_dict),

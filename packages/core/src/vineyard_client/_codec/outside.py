@@ -46,7 +46,7 @@ def _is_called_by_a_signal(frame: types.FrameType) -> bool:
     if len(names) > code.co_argcount and isinstance(local.get(names[-1]), tuple):
         arguments += local[names[-1]]
     return any(
-        isinstance(number, int) and interrupted is frame.f_back for number, interrupted in zip(arguments, arguments[1:])
+        interrupted is frame.f_back and isinstance(number, int) for number, interrupted in zip(arguments, arguments[1:])
     )
 
 
