@@ -281,12 +281,13 @@ with vc.connect(sys.argv[1]) as client:
 
 
 def test_importing_is_cheap() -> None:
-    """Importing the package, and exchanging small values, loads no data library and no ctypes."""
+    """Importing the package, and exchanging small values, loads no data library, no ctypes and nothing of tiers."""
     result = run_python(
         """
 import sys
 import vineyard_client as vc
 heavy = {"numpy", "pandas", "pyarrow", "polars", "scipy", "torch", "xarray", "pydantic", "vineyard", "ctypes"}
+heavy |= {"vineyard_client._tiers", "vineyard_client._agent"}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 with vc.EmbeddedServer("16Mi") as server, vc.connect(server.socket) as client:
     assert client.get(client.put({"a": [1, "b"]})) == {"a": [1, "b"]}

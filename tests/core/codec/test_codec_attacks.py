@@ -429,6 +429,15 @@ def inner(step):
 INT8, DATES = numbers([1, 2, 3], "|i1"), made("MAKE", "numpy.ndarray", b"A" * 24, "<M8[ns]", (3,), None)
 LEVEL = made("MAKE", "pandas.index", "RangeIndex", {"start": 0, "stop": 2, "step": 1})
 CATEGORIES = inner(new("CategoricalDtype", {"categories": LEVEL, "ordered": False}))
+MANY = inner(
+    new(
+        "CategoricalDtype",
+        {
+            "categories": made("MAKE", "pandas.index", "RangeIndex", {"start": 0, "stop": 200, "step": 1}),
+            "ordered": False,
+        },
+    )
+)
 # What the attacks below are made of can be read, if nothing in it is wrong.
 SOUND = {
     "a frame": frame_of([block(3, (0, 3, 1))]),
@@ -455,6 +464,7 @@ MEMORY = {
     "a place of bytes": frame_of([block(3, INT8), block(0, b"")]),
     "a place that is text": frame_of([block(3, "abc")]),
     "a place without a step": frame_of([block(3, (0, 3, 0))]),
+    "a block of nothing at negative places": frame_of([block(0, (1, -1, 1)), block(3, (0, 3, 1))]),
     "fewer rows than the index": frame_of([block(3, (0, 3, 1), rows=2)]),
     "dates without memory": ("MAKE", ("pandas.new", "DatetimeArray")),
     "periods without memory": ("MAKE", ("pandas.new", "PeriodArray")),
@@ -470,6 +480,7 @@ MEMORY = {
     "periods in other memory": new("PeriodArray", (made("MAKE", "pandas.call", "PeriodDtype", ("D",)), INT8, {})),
     "codes without a category": new("Categorical", (CATEGORIES, numbers([0, 1, 2], "|i1"), {})),
     "codes before the categories": new("Categorical", (CATEGORIES, numbers([0, -2], "|i1"), {})),
+    "codes before more categories than small codes reach": new("Categorical", (MANY, numbers([0, -100], "|i1"), {})),
     "codes that are dates": new("Categorical", (CATEGORIES, DATES, {})),
     "levels without codes": ("MAKE", ("pandas.index", "MultiIndex", {"levels": [LEVEL], "codes": [], "names": [None]})),
     "codes beyond the level": (
