@@ -12,7 +12,7 @@ import os
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Iterator, List
+from typing import Callable, Iterator, List
 
 import numpy as np
 import pytest
@@ -49,30 +49,44 @@ def put(server: Server, seed: int) -> vc.ObjectRef:
         return client.put(numbers(seed))
 
 
-class Reader:
-    """A process on a server's host that holds a value, until it is asked whether the value is as it was."""
+class Paused:
+    """A process on a server's host that works up to where it calls ``pause``, and goes on when it is asked to."""
 
-    def __init__(self, server: Server, ref: vc.ObjectRef, seed: int, way: str = "the path") -> None:
+    def __init__(self, server: Server, work: Callable[[vc.Client, Callable[[], None]], bool]) -> None:
         asked, self._ask = os.pipe()
-        ready, read = os.pipe()
+        ready, reached = os.pipe()
 
-        def hold(client: vc.Client) -> bool:
-            with vc.connect(another_way(server.socket, way), endpoint=server.endpoint) as mine:
-                value = mine.get(ref)
-                os.write(read, b".")
-                os.read(asked, 1)
-                return bool((value == numbers(seed)).all())
+        def pause() -> None:
+            os.write(reached, b".")
+            os.read(asked, 1)
 
-        self._task = server.begin(hold)
+        self._task = server.begin(lambda client: work(client, pause))
         os.close(asked)
-        os.close(read)
+        os.close(reached)
         assert os.read(ready, 1) == b"."
         os.close(ready)
 
-    def unchanged(self) -> bool:
+    def go_on(self) -> bool:
+        """Return what the work does."""
         os.write(self._ask, b".")
         os.close(self._ask)
         return self._task.result()
+
+
+class Reader(Paused):
+    """A process on a server's host that holds a value, until it is asked whether the value is as it was."""
+
+    def __init__(self, server: Server, ref: vc.ObjectRef, seed: int, way: str = "the path") -> None:
+        def hold(client: vc.Client, pause: Callable[[], None]) -> bool:
+            with vc.connect(another_way(server.socket, way), endpoint=server.endpoint) as mine:
+                value = mine.get(ref)
+                pause()
+                return bool((value == numbers(seed)).all())
+
+        super().__init__(server, hold)
+
+    def unchanged(self) -> bool:
+        return self.go_on()
 
 
 def another_way(socket: str, way: str) -> str:
@@ -198,17 +212,22 @@ def test_a_value_in_the_making_is_no_garbage(fresh: Server, servers: Trio) -> No
     """A writer whose mark was lost is not taken for dead."""
     a, b = fresh, servers.b
     other = put(a, 2)
-    with a.client() as client, a.client() as collector:
+
+    def make(client: vc.Client, pause: Callable[[], None]) -> bool:
         with client.create(np.empty(SIZE, dtype=np.uint8)) as draft:
-            (info,) = [info for info in client.list() if info.ref != other]
-            while marked(client, info.ref, "guard"):
-                come_and_go(b, other)
-            assert collector.collect() == []
+            pause()
             draft.value[:] = numbers(1)
-        assert (client.get(draft.ref) == numbers(1)).all()
-        del draft.value
-        for ref in (draft.ref, other):
-            assert client.delete(ref)
+        made: np.ndarray = client.get(draft.ref)
+        return bool((made == numbers(1)).all()) and client.delete(draft.ref)
+
+    writer = Paused(a, make)
+    with a.client() as collector:
+        (info,) = [info for info in collector.list() if info.ref != other]
+        while marked(collector, info.ref, "guard"):
+            come_and_go(b, other)
+        assert collector.collect() == []
+        assert writer.go_on()
+        assert collector.delete(other)
 
 
 def test_a_writer_does_not_mind_that_its_mark_is_lost() -> None:
