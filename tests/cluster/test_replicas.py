@@ -142,7 +142,7 @@ def test_hosts_that_finish_at_once_are_both_noted(servers: Trio) -> None:
         start = time.monotonic() + 0.1
 
         def read(client: vc.Client, ref: vc.ObjectRef = ref, start: float = start) -> None:
-            time.sleep(start - time.monotonic())
+            time.sleep(max(0.0, start - time.monotonic()))
             client.get(ref)
 
         for task in [server.begin(read) for server in (b, c)]:

@@ -56,8 +56,9 @@ class RemoteConnection(Connection):
         username: str = "",
         password: str = "",
     ) -> None:
-        left = timeout if deadline is None else deadline.remaining()
-        limits = [seconds for seconds in (left, _CONNECT_TIMEOUT) if seconds is not None]
+        # Half of what is left of the call: where nobody answers, there may be another way to the value.
+        left = None if deadline is None else deadline.remaining()
+        limits = [_CONNECT_TIMEOUT, *([] if timeout is None else [timeout]), *([] if left is None else [left / 2])]
         self._tcp = TcpStream.connect(endpoint, Deadline(min(limits)))
         super().__init__(self._tcp, deadline, timeout=timeout, username=username, password=password)
         self._deadline = deadline
