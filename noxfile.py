@@ -91,7 +91,7 @@ nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_venv = "yes"
 nox.options.error_on_missing_interpreters = True
 nox.options.sessions = [
-    *("tests", "pythons(3.14-newest)", "airflow", *(f"airflows({release})" for release in DEFAULT_RELEASES)),
+    *("tests", "airflow", *(f"airflows({release})" for release in DEFAULT_RELEASES)),
     *("lint", "types", "build", "deploy", "docs"),
 ]
 # A kept environment of another interpreter than the one asked for is made anew.
