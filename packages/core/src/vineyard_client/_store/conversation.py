@@ -458,7 +458,8 @@ class Conversation:
             mark = self._dropped[0]
             current = self._marks.get(mark.blob) is mark
             told = bool(mark.sent) and mark.sent[0] > 0
-            if (current or told) and not self.shared:
+            # What a finalizer has told is answered, also when a child has the marks since then.
+            if told or (current and not self.shared):
                 if current and not told and self.pin_file is not None:
                     self.pin_file.drop(mark.blob)
                 if mark.release is None:
