@@ -35,6 +35,10 @@ ELSEWHERE = {
     "pip install './packages/*": "tests/test_packaging.py::test_requirements",
     "vineyard-client serve --socket /run/*": "tests/two_hosts/test_flights.py::test_each_value_crosses_once",
     "nox -s two-hosts": "tests/two_hosts/test_flights.py::test_each_value_crosses_once",
+    "nox -s two-hosts -- -s tests/two_hosts/test_placement.py": (
+        "tests/two_hosts/test_placement.py::test_large_values_stay_where_they_are"
+    ),
+    "rabbitmqctl set_policy *": "tests/provider/test_placement_rabbitmq.py::test_a_message_goes_on_by_itself",
     "nox -s deploy-e2e": _COMPOSE,
     "airflow dags test my_dag": "tests/airflow/test_examples.py::test_etl_pandas",
     "airflow dags test v6d_dag*": "tests/airflow/test_examples.py::test_six_statistics",
