@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, List
 
 from airflow_provider_vineyard import settings
@@ -21,8 +22,8 @@ _CELERY_WORKER = ["celery", "worker"]
 
 
 def arrange() -> None:
-    """Have the worker listen, if this process is one."""
-    if sys.argv[1:3] == _CELERY_WORKER:
+    """Have the worker listen, if this process is one. Without Celery there is none, whatever its arguments say."""
+    if sys.argv[1:3] == _CELERY_WORKER and find_spec("celery") is not None:
         import_module("celery.signals").celeryd_after_setup.connect(_after_setup, weak=False, dispatch_uid=__name__)
 
 
