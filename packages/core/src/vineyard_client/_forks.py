@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Callable, List
+import weakref
+from typing import Callable, Iterable, List, TypeVar
 
-__all__ = ["forks", "generation", "importing", "in_child", "in_parent"]
+__all__ = ["everywhere", "forks", "generation", "importing", "in_child", "in_parent"]
+
+T = TypeVar("T")
 
 importing = threading.RLock()
 
@@ -42,6 +45,18 @@ def in_parent(action: Callable[[], None]) -> None:
 def in_child(action: Callable[[], None]) -> None:
     """Have something done in the child after each fork, before anything else of this package; it must not raise."""
     _in_child.append(action)
+
+
+def everywhere(objects: Iterable[weakref.ref[T]], action: Callable[[T], None]) -> Callable[[], None]:
+    """Return an action that does something with each of the objects that are still there."""
+
+    def run() -> None:
+        for reference in tuple(objects):
+            one = reference()
+            if one is not None:
+                action(one)
+
+    return run
 
 
 def _parent() -> None:

@@ -28,9 +28,9 @@ import weakref
 from collections import deque
 from functools import partial
 from itertools import chain, compress, cycle, islice, repeat
-from typing import Any, Callable, Deque, Dict, Iterator, List, Optional, Set, Union
+from typing import Any, Deque, Dict, Iterator, List, Optional, Set, Union
 
-from .._forks import generation, in_child, in_parent
+from .._forks import everywhere, generation, in_child, in_parent
 from .._io.deadline import Deadline
 from .._io.fds import OwnedFD
 from .._io.parting import telling
@@ -520,15 +520,5 @@ class Conversation:
 _HEAD = 8
 
 
-def _everywhere(action: Callable[[Conversation], None]) -> Callable[[], None]:
-    def run() -> None:
-        for reference in tuple(_conversations):
-            conversation = reference()
-            if conversation is not None:
-                action(conversation)
-
-    return run
-
-
-in_parent(_everywhere(Conversation.forked))
-in_child(_everywhere(Conversation.inherited))
+in_parent(everywhere(_conversations, Conversation.forked))
+in_child(everywhere(_conversations, Conversation.inherited))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import weakref
 from typing import Callable, Optional, Set
 
-from .._forks import in_child, in_parent
+from .._forks import everywhere, in_child, in_parent
 from .._io.deadline import Deadline
 from .._io.turn import Turn
 from .connection import Connection
@@ -78,15 +78,5 @@ class PerProcess:
         self._turn = Turn("the client to connect")
 
 
-def _everywhere(action: Callable[[PerProcess], None]) -> Callable[[], None]:
-    def run() -> None:
-        for reference in tuple(_all):
-            one = reference()
-            if one is not None:
-                action(one)
-
-    return run
-
-
-in_parent(_everywhere(PerProcess.forked))
-in_child(_everywhere(PerProcess.inherited))
+in_parent(everywhere(_all, PerProcess.forked))
+in_child(everywhere(_all, PerProcess.inherited))
