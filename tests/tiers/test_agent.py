@@ -7,124 +7,17 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional
 
 import numpy as np
 import pytest
-from vineyard_testing import UNIT, buckets, until
+from vineyard_testing import UNIT, until
 from vineyard_testing.processes import running
+from vineyard_testing.tiers import Host, array, same
 
 import vineyard_client as vc
 from vineyard_client._tiers import doorbell
-from vineyard_client._tiers.urls import open_tier
-
-
-def array(megabytes: float = 1, seed: int = 0) -> np.ndarray:
-    return np.resize(np.random.default_rng(seed).integers(0, 255, 100_003, dtype=np.uint8), int(megabytes * (1 << 20)))
-
-
-def same(value: object, expected: np.ndarray) -> bool:
-    """Whether an array is another one; numpy's own comparison takes seconds for large ones."""
-    return isinstance(value, np.ndarray) and value.shape == expected.shape and value.tobytes() == expected.tobytes()
-
-
-class Host:
-    """A server, an agent, and clients of a test's own."""
-
-    def __init__(self, folder: Path, url: str, options: Optional[Dict[str, str]] = None, size: str = "64Mi") -> None:
-        self.folder = folder
-        self.socket = str(folder / "s")
-        self.url = url
-        self.options = options or {}
-        self.size = size
-        self.log = folder / "agent.out"
-        self.agent: Optional[subprocess.Popen[bytes]] = None
-        self.server = vc.EmbeddedServer(size, socket=self.socket).start()
-
-    def tier(self, durability: str) -> vc.TierOptions:
-        return vc.TierOptions(self.url, durability=durability, reserve=0.0, timeout=20.0, options=self.options)
-
-    def connect(self, durability: str = "behind") -> vc.Client:
-        return vc.Client(self.socket, tier=self.tier(durability))
-
-    def start_agent(self, *arguments: str, wait: bool = True) -> None:
-        command = [sys.executable, "-m", "vineyard_client", "agent", "--socket", self.socket, "--tier", self.url]
-        command += ["--reserve", "0", "--timeout", "20"]
-        for name, value in self.options.items():
-            command += ["--tier-option", f"{name}={value}"]
-        with self.log.open("ab") as out:
-            self.agent = subprocess.Popen([*command, *arguments], stdout=out, stderr=out)
-        if wait:
-            until(lambda: doorbell.ring(self.socket) or self.ended(), "the agent listens", 3 * UNIT)
-            until(lambda: self.status()["store"], "the agent has the store")
-
-    def ended(self) -> bool:
-        assert self.agent is not None
-        assert self.agent.poll() is None, self.log.read_text()
-        return False
-
-    def end_agent(self, number: int = signal.SIGTERM) -> int:
-        assert self.agent is not None
-        self.agent.send_signal(number)
-        return self.agent.wait(3 * UNIT)
-
-    def restart(self) -> None:
-        self.kill()
-        self.server = vc.EmbeddedServer(self.size, socket=self.socket).start()
-
-    def kill(self) -> None:
-        os.kill(self.server.pid, signal.SIGKILL)
-        self.server.stop()
-
-    def status(self) -> Dict[str, Any]:
-        return doorbell.ask(self.socket, {"do": "status"}, UNIT)
-
-    def all_saved(self) -> None:
-        until(lambda: not self.notes("unsaved"), "all is saved", 3 * UNIT)
-
-    def notes(self, kind: str) -> List[str]:
-        folder = Path(self.socket + ".tier", kind)
-        return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-
-    def keys(self) -> List[str]:
-        return sorted(entry.key for entry in open_tier(self.url, options=self.options).list(""))
-
-    def close(self) -> None:
-        if self.agent is not None and self.agent.poll() is None:
-            self.agent.kill()
-            self.agent.wait()
-        self.server.stop()
-
-
-SERVICES = {service.__name__: service for service in buckets.installed()}
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[buckets.Bucket]:
-    with tempfile.TemporaryDirectory() as folder, buckets.seaweedfs(Path(folder)) as started:
-        yield started
-
-
-@pytest.fixture(params=["folder", *(["bucket"] if "seaweedfs" in SERVICES else [])])
-def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Host]:
-    if request.param == "folder":
-        made = Host(tmp_path, str(tmp_path / "values"))
-    else:
-        found: buckets.Bucket = request.getfixturevalue("bucket")
-        made = Host(tmp_path, f"{found.url}/{os.urandom(4).hex()}", found.options)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def folder_host(tmp_path: Path) -> Iterator[Host]:
-    made = Host(tmp_path, str(tmp_path / "values"))
-    yield made
-    made.close()
-
 
 VALUES = ["text", array(0.001), array(0.05), array(3), {"a": array(1), "b": [array(0.2), "x"]}]
 

@@ -43,6 +43,8 @@ from .reference import Draft, ObjectInfo, ObjectRef, StoreStatus
 from .server import EmbeddedServer, connect, ensure_server, parse_size, stop_server
 
 if TYPE_CHECKING:
+    from ._calls.saved import SavedValues
+    from ._tiers.facts import Backlog, Disk, Durable, SavedCopy, TierStatus
     from ._tiers.options import TierOptions
     from .explanation import Explanation, Refusal, explain
 
@@ -72,7 +74,13 @@ __all__ = [
     "ObjectRef",
     "StoreStatus",
     # where values last
+    "Backlog",
+    "Disk",
+    "Durable",
+    "SavedCopy",
+    "SavedValues",
     "TierOptions",
+    "TierStatus",
     # what can go wrong
     "ConnectionFailed",
     "DeadlineExceeded",
@@ -105,4 +113,12 @@ def __getattr__(name: str) -> Any:
         from ._tiers import options
 
         return options.TierOptions
+    if name in ("Backlog", "Disk", "Durable", "SavedCopy", "TierStatus"):
+        from ._tiers import facts
+
+        return getattr(facts, name)
+    if name == "SavedValues":
+        from ._calls import saved
+
+        return saved.SavedValues
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -40,6 +40,7 @@ from .exceptions import ObjectNotFound
 from .reference import Draft, ObjectInfo, ObjectRef, StoreStatus, number_of
 
 if TYPE_CHECKING:
+    from ._calls.saved import SavedValues
     from ._tiers.local import Tiers
     from ._tiers.options import TierOptions
 
@@ -391,6 +392,19 @@ class Client:
         return housekeeping.collect(
             self._session, self._connection(), older_than=older_than, labels=labels, dry_run=dry_run
         )
+
+    @property
+    def saved(self) -> Optional[SavedValues]:
+        """What is saved of this store's values, and how the work on it stands; None if this client has no tier.
+
+        It has the methods ``where`` (is a value safe), ``save`` (one that is in memory alone), ``list`` and ``delete``
+        (the copies in a tier), ``status`` and ``check``.
+        """
+        if self._session.tiers is None:
+            return None
+        from ._calls.saved import SavedValues
+
+        return SavedValues(self._session, self._session.tiers)
 
     # ---- life
 

@@ -8,7 +8,7 @@ import os
 import socket
 import threading
 from contextlib import suppress
-from typing import Any, Callable, Dict
+from typing import Any, Callable, Dict, Iterator, Union
 
 from .._tiers.doorbell import MAX_LINE, doorbell_path
 from ..exceptions import TierUnavailable, VineyardError
@@ -20,16 +20,18 @@ log = logging.getLogger("vineyard_client.agent")
 # Seconds for which somebody may say nothing.
 _PATIENCE = 60.0
 
+Answer = Union[Dict[str, Any], Iterator[Dict[str, Any]]]
+
 
 class Door:
     """Listens, and has each request answered in a thread of its own.
 
     Args:
         path: the store's IPC socket.
-        answer: called with a request; returns the answer, or raises what is wrong.
+        answer: called with a request; returns the answer, or parts of it one after the other, or raises what is wrong.
     """
 
-    def __init__(self, path: str, answer: Callable[[Dict[str, Any]], Dict[str, Any]]) -> None:
+    def __init__(self, path: str, answer: Callable[[Dict[str, Any]], Answer]) -> None:
         self._path = doorbell_path(path)
         self._answer = answer
         with suppress(FileNotFoundError):
@@ -70,18 +72,21 @@ class Door:
                     line = lines.readline(MAX_LINE)
                     if not line.endswith(b"\n"):
                         return
-                    guest.sendall(json.dumps(self._answered(line)).encode() + b"\n")
+                    for answer in self._answers(line):
+                        guest.sendall(json.dumps(answer).encode() + b"\n")
 
-    def _answered(self, line: bytes) -> Dict[str, Any]:
+    def _answers(self, line: bytes) -> Iterator[Dict[str, Any]]:
+        """Iterate over the parts of an answer, mostly one; what goes wrong is the last one."""
         try:
             request = json.loads(line)
             if not isinstance(request, dict):
                 raise ValueError("a request is a JSON object")
-            return self._answer(request)
+            answer = self._answer(request)
+            yield from [answer] if isinstance(answer, dict) else answer
         except VineyardError as error:
-            return {"error": type(error).__name__, "what": error.what, "hint": error.hint}
+            yield {"error": type(error).__name__, "what": error.what, "hint": error.hint}
         except (LookupError, TypeError, ValueError, RecursionError) as error:
-            return {"error": TierUnavailable.__name__, "what": f"The agent was asked what makes no sense: {error}."}
+            yield {"error": TierUnavailable.__name__, "what": f"The agent was asked what makes no sense: {error}."}
         except Exception as error:
             log.exception("a request failed")
-            return {"error": TierUnavailable.__name__, "what": f"The agent failed: {type(error).__name__} {error}."}
+            yield {"error": TierUnavailable.__name__, "what": f"The agent failed: {type(error).__name__} {error}."}

@@ -22,7 +22,8 @@ import time
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set
+from itertools import islice
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Union
 
 from .._calls.session import Session
 from .._tiers import doorbell
@@ -48,6 +49,9 @@ _LOOK = 1.0
 
 # Transfers at a time.
 _TRANSFERS = 4
+
+# Objects of a tier in one part of an answer.
+_LISTED = 1000
 
 # Seconds before a value that could not be saved is tried again: doubled each time, up to the second.
 _FIRST_RETRY, _LAST_RETRY = 1.0, 60.0
@@ -307,7 +311,7 @@ class Agent:
 
     # ---- requests
 
-    def _answer(self, request: Dict[str, Any]) -> Dict[str, Any]:
+    def _answer(self, request: Dict[str, Any]) -> Union[Dict[str, Any], Iterator[Dict[str, Any]]]:
         do = request.get("do")
         if do == "ring":
             self.wake()
@@ -324,9 +328,11 @@ class Agent:
                 tier.delete(keys)
             self._counts["deleted"] += len(keys)
             return {}
+        if do == "list":
+            return self._listed(str(request["url"]), str(request["prefix"]))
         if do == "check":
             self._tier.check()
-            return {"url": self._tier.url}
+            return {"url": self._tier.url, "spill": self._notes.folder}
         if self._ending:
             raise TierUnavailable(f"The agent for the store at {self.path} is about to end.", "Try again.")
         if do == "save":
@@ -335,6 +341,18 @@ class Agent:
         if do == "load":
             return self._load(request)
         raise ValueError(f"{do!r:.40} is nothing that it does")
+
+    def _listed(self, url: str, prefix: str) -> Iterator[Dict[str, Any]]:
+        """Iterate over parts of the answer: what a tier has below a prefix."""
+        for tier in self._tiers.opened:
+            if tier.url.rstrip("/") == url.rstrip("/"):
+                entries = tier.list(prefix)
+                while True:
+                    batch = list(islice(entries, _LISTED))
+                    yield {"entries": batch}
+                    if not batch:
+                        return
+        raise TierRefused(f"The agent for the store at {self.path} has no tier {url}.", "Give it the same tiers.")
 
     def _load(self, request: Dict[str, Any]) -> Dict[str, Any]:
         token, key, size = str(request["token"]), str(request["key"]), int(request["size"])
@@ -372,7 +390,7 @@ class Agent:
             "store": self._store.identity,
             "unsaved": {"number": backlog.number, "bytes": backlog.nbytes, "age": round(backlog.age, 1)},
             "lost": len(self._notes.names("lost")),
-            "overflow_bytes": self._notes.overflow_bytes(),
+            "overflow_bytes": sum(self._notes.overflow_files()),
             "overflow": len(self._notes.names(OVERFLOW)),
             "counts": dict(self._counts),
             "last_error": self._last_error,

@@ -18,7 +18,7 @@ from .._store import objects
 from .._tiers.contract import Tier
 from .._tiers.folder import FolderTier
 from .._tiers.local import Tiers
-from .._tiers.notes import LOADED, OVERFLOW, SAVED, UNSAVED, note_name
+from .._tiers.notes import KEPT, LOADED, OVERFLOW, SAVED, UNSAVED, note_name
 from ..exceptions import VineyardError
 from .store import Store
 
@@ -53,7 +53,7 @@ class Tidying:
 
     def all(self) -> None:
         """Do all of it; what fails is logged, and done the next time."""
-        for step in (self._half_written, self._saved, self._loaded, self._overflow, self._collect):
+        for step in (self._half_written, self._saved, self._kept, self._loaded, self._overflow, self._collect):
             try:
                 step()
             except (VineyardError, OSError) as error:
@@ -91,6 +91,15 @@ class Tidying:
                 gone = all(tier.size(note.key) is None for tier in self._opened)
             if gone:
                 self._notes.remove(SAVED, name)
+
+    def _kept(self) -> None:
+        """Forget what was saved later, once its copy is gone."""
+        for name in self._notes.names(KEPT):
+            note = self._notes.read(KEPT, name)
+            if note is None or self._notes.has(UNSAVED, name):
+                continue
+            if all(tier.size(note.key) is None for tier in self._opened) and not self._notes.has(UNSAVED, name):
+                self._notes.remove(KEPT, name)
 
     def _loaded(self) -> None:
         """Drop caches whose copies are gone, and those in the overflow that nobody has read for long."""

@@ -64,10 +64,13 @@ def info(session: Session, ref: Union[ObjectRef, str]) -> ObjectInfo:
 def _saved(session: Session, ref: ObjectRef) -> Optional[ObjectInfo]:
     """Return what is known of a value of which a tier, or the overflow, has a copy; None if none has."""
     tiers = session.tiers
-    if tiers is None or ref.copy is None:
+    if tiers is None:
         return None
     note = tiers.noted(ref.token, number_of(ref))
-    if not tiers.is_saved_here(ref.token, number_of(ref)) and tiers.size(ref.copy, ref.token) != ref.size:
+    copy = ref.copy or (note.key if note else None)
+    if copy is None:
+        return None
+    if not tiers.is_saved_here(ref.token, number_of(ref)) and tiers.size(copy, ref.token) != ref.size:
         return None
     return ObjectInfo(
         ref=ref,
@@ -127,9 +130,13 @@ def delete(session: Session, ref: ObjectRef) -> bool:
     note = tiers.forget(ref.token, number)  # first, so that nobody begins to save it
     cached = tiers.forget_loaded(ref.token)
     try:
-        existed = _delete_objects(session, connection, ref)
-        if cached is not None and cached.number:
-            objects.delete_object(connection, cached.number, ref.token)
+        try:
+            existed = _delete_everywhere(session, connection, ref, cached)
+        except ConnectionFailed:
+            # The server has ended since the last call, and so have its objects. Perhaps there is another one.
+            if connection.usable:
+                raise
+            existed = _delete_everywhere(session, session.connection(), ref, cached)
     finally:
         copied = _delete_copy(tiers, ref, note)
     return existed or copied
@@ -139,6 +146,14 @@ def _delete_copy(tiers: Tiers, ref: ObjectRef, note: Optional[Note]) -> bool:
     """Delete the copy of a value, whose key the reference or the note has; return whether there was one."""
     key = ref.copy or (note.key if note else None)
     return key is not None and tiers.delete([(key, ref.token)])
+
+
+def _delete_everywhere(session: Session, connection: Connection, ref: ObjectRef, cached: Optional[Note]) -> bool:
+    """Delete an object, and what was loaded for it; return whether there was an object."""
+    existed = _delete_objects(session, connection, ref)
+    if cached is not None and cached.number:
+        objects.delete_object(connection, cached.number, ref.token)
+    return existed
 
 
 def _delete_objects(session: Session, connection: Connection, ref: ObjectRef) -> bool:

@@ -94,6 +94,7 @@ def keep(
     except TierFailed as error:
         if tiers.through:
             raise
+        tiers.refused = (ref.token, error.what)
         log.warning("%s (%s, %d bytes) is in the store alone: %s", ref.id, ref.type, ref.size, error)
         return ref
     return replace(ref, copy=key)

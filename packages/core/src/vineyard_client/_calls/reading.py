@@ -51,8 +51,10 @@ class _Search:
 
     @property
     def copy(self) -> Optional[str]:
-        """The key of a copy in the tiers, if there are any."""
-        return self.ref.copy if self.session.tiers is not None else None
+        """The key of a copy in the tiers, if there are any; one that was saved later has it in a note."""
+        if self.session.tiers is None or self.ref.copy is not None or not parse_id(self.ref.id):
+            return self.ref.copy if self.session.tiers is not None else None
+        return self.session.tiers.key_of(self.ref.token, parse_id(self.ref.id))
 
 
 Found = Union[memoryview, "NativeObject"]
@@ -77,7 +79,7 @@ def find(session: Session, ref: ObjectRef, *, replica: bool) -> Found:
         return _find(_Search(session, connection, ref, replica))
     except ConnectionFailed:
         # The server has ended since the last call. The copy is still there, and so may be another server.
-        if connection.usable or ref.copy is None or session.tiers is None:
+        if connection.usable or session.tiers is None:
             raise
     return _find(_Search(session, session.connection(), ref, replica))
 
@@ -93,22 +95,23 @@ def _find(search: _Search) -> Found:
 def _nowhere(search: _Search) -> VineyardError:
     """Return the error of a value that nobody has."""
     session, ref, missing = search.session, search.ref, search.missing
-    if ref.copy is None:
+    copy = ref.copy or search.copy
+    if copy is None:
         if isinstance(missing, ObjectNotFound):
             session.must_be_elsewhere(search.connection, ref, missing)
         return missing
     if not isinstance(missing, ObjectNotFound):
-        what = f"{missing.what} Nor is its copy {ref.copy} to be had."
+        what = f"{missing.what} Nor is its copy {copy} to be had."
         return type(missing)(what, missing.hint)
     if session.tiers is None:
-        hint = f"It is saved as {ref.copy}: give this client the tier that has it."
+        hint = f"It is saved as {copy}: give this client the tier that has it."
         return type(missing)(missing.what, f"{missing.hint} {hint}".strip())
     if session.tiers.was_lost(ref.token, number_of(ref)):
         return ObjectNotFound(
             f"{ref.id} ({ref.type}) was not saved yet when its store ended.", "Run again what produced it."
         )
     return ObjectNotFound(
-        f"{ref.id} ({ref.type}) is gone, and so is its copy {ref.copy} from {session.tiers.url}. {missing.what}",
+        f"{ref.id} ({ref.type}) is gone, and so is its copy {copy} from {session.tiers.url}. {missing.what}",
         "It was deleted, or expired there: run again what produced it.",
     )
 
@@ -129,7 +132,7 @@ def _here(search: _Search) -> Optional[Found]:
         return None  # it never was in a store
     try:
         found = objects.open_object(search.connection, number, search.ref.token)
-        if search.copy is not None and search.session.tiers is not None:
+        if search.session.tiers is not None:
             search.session.tiers.touch(search.ref.token, number)
         return found
     except ObjectNotFound as error:

@@ -1,7 +1,8 @@
 """Ask the agent: one JSON object per line over the UNIX socket ``SOCKET.agent``, answered by one.
 
 Requests name what is to be done in ``do``; the answer repeats nothing, and has ``error``, ``what`` and ``hint`` if it
-failed, which become the error of that name here. A ring is a request to look at the notes, and is not waited for.
+failed, which become the error of that name here. A list is answered by several, the last one without entries. A ring
+is a request to look at the notes, and is not waited for.
 
 The notes say what is to be saved, so a ring that nobody hears costs a second and loses nothing.
 """
@@ -11,13 +12,13 @@ from __future__ import annotations
 import json
 import os
 import socket
-from typing import Any, Dict
+from typing import Any, Dict, Iterator
 
 from .. import exceptions
 from .._io.deadline import Deadline
 from ..exceptions import TierUnavailable, VineyardError
 
-__all__ = ["MAX_LINE", "ask", "doorbell_path", "ring"]
+__all__ = ["MAX_LINE", "ask", "ask_for_parts", "doorbell_path", "ring"]
 
 # Bytes of a request or an answer; some thousand keys fit in.
 MAX_LINE = 1 << 22
@@ -44,20 +45,31 @@ def ring(path: str) -> bool:
 def ask(path: str, request: Dict[str, Any], timeout: float) -> Dict[str, Any]:
     """Ask the agent of a store, and return its answer.
 
+    Args and errors are those of ``ask_for_parts``.
+    """
+    for answer in ask_for_parts(path, request, timeout):
+        return answer
+    raise AssertionError("an answer has a part")
+
+
+def ask_for_parts(path: str, request: Dict[str, Any], timeout: float) -> Iterator[Dict[str, Any]]:
+    """Ask the agent of a store, and iterate over the parts of its answer, without an end: the asker knows the last.
+
     Args:
         path: the store's IPC socket.
         request: what is to be done.
-        timeout: seconds to wait.
+        timeout: seconds to wait for each part.
 
     Raises:
         TierUnavailable: there is no agent, or it did not answer in time.
         VineyardError: what the agent says.
     """
-    deadline = Deadline(timeout)
+    rest = bytearray()
     try:
         with _connect(path, _CONNECT) as sock:
             sock.sendall(json.dumps(request).encode() + b"\n")
-            answer = _read_line(sock, deadline)
+            while True:
+                yield _read_line(sock, Deadline(timeout), rest)
     except OSError as error:
         if isinstance(error, socket.timeout):
             what, hint = f"did not answer within {timeout:.0f} s", "See its log, and whether the tier answers it."
@@ -65,7 +77,6 @@ def ask(path: str, request: Dict[str, Any], timeout: float) -> Dict[str, Any]:
             what = f"cannot be reached: {error.strerror or error}"
             hint = "Start it: vineyard-client agent --socket PATH --tier URL."
         raise TierUnavailable(f"The agent for the store at {path} {what}.", hint) from error
-    return answer
 
 
 def _connect(path: str, timeout: float) -> socket.socket:
@@ -79,17 +90,21 @@ def _connect(path: str, timeout: float) -> socket.socket:
     return sock
 
 
-def _read_line(sock: socket.socket, deadline: Deadline) -> Dict[str, Any]:
-    line = bytearray()
-    while not line.endswith(b"\n"):
+def _read_line(sock: socket.socket, deadline: Deadline, rest: bytearray) -> Dict[str, Any]:
+    """Return the next line; ``rest`` has what was read beyond the one before, and then what is beyond this one."""
+    searched = 0
+    while (end := rest.find(b"\n", searched)) < 0:
+        searched = len(rest)
         remaining = deadline.remaining()
         if remaining is not None and remaining <= 0:
             raise socket.timeout
         sock.settimeout(remaining)
         piece = sock.recv(1 << 16)
-        if not piece or len(line) > MAX_LINE:
+        if not piece or len(rest) > MAX_LINE:
             raise ConnectionResetError(0, "it broke off")
-        line += piece
+        rest += piece
+    line = bytes(rest[:end])
+    del rest[: end + 1]
     try:
         answer = json.loads(line)
     except ValueError:

@@ -7,16 +7,16 @@ import mmap
 import os
 import time
 from contextlib import suppress
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from .._io.deadline import Deadline
 from .._io.mapping import map_private, read_exact
 from ..exceptions import ObjectCorrupted, ObjectNotFound, TierFailed, TierUnavailable, VineyardError
 from . import doorbell
-from .contract import Chunk
+from .contract import Chunk, Entry
 from .folder import FolderTier, failed, require_disk, write_file
 from .keys import check_key
-from .notes import LOADED, LOST, OVERFLOW, SAVED, UNSAVED, Note, Notes, note_name
+from .notes import KEPT, LOADED, LOST, OVERFLOW, SAVED, UNSAVED, Note, Notes, note_name
 from .options import NONE, THROUGH, TierOptions
 from .urls import folder_path
 
@@ -49,6 +49,8 @@ class Tiers:
         self.folder = self.folders[0] if paths[0] is not None else None
         self._buckets = None in paths
         self._starter = starter
+        #: The token of the last value that could not be saved, and why.
+        self.refused: Tuple[str, str] = ("", "")
 
     @property
     def saves(self) -> bool:
@@ -141,11 +143,16 @@ class Tiers:
     def noted(self, token: str, number: int) -> Optional[Note]:
         """Return what is noted of a value."""
         name = note_name(token, number)
-        for kind in (UNSAVED, SAVED, LOST):  # in the order in which a note moves
+        for kind in (UNSAVED, SAVED, LOST, KEPT):  # in the order in which a note moves
             note = self.notes.read(kind, name)
             if note is not None:
                 return note
         return None
+
+    def key_of(self, token: str, number: int) -> Optional[str]:
+        """Return the key of a value whose reference was written before it was saved."""
+        note = self.notes.read(KEPT, note_name(token, number))
+        return None if note is None else note.key
 
     def loaded(self, token: str) -> Optional[Note]:
         """Return the note of the cached copy of a value, if there is one here."""
@@ -219,6 +226,10 @@ class Tiers:
         check_key(key, token)
         return self.ask({"do": "load", "token": token, "key": key, "size": size, "type": type})
 
+    def has_note(self, kind: str, token: str, number: int) -> bool:
+        """Tell whether there is a note of a kind for a value."""
+        return self.notes.has(kind, note_name(token, number))
+
     def is_saved_here(self, token: str, number: int) -> bool:
         """Tell whether a value that is in no tier yet is in the overflow."""
         return not number and self.notes.has(UNSAVED, note_name(token, number))
@@ -254,6 +265,24 @@ class Tiers:
         if not isinstance(found, list) or len(found) != len(keys):
             raise TierUnavailable(f"The agent for the store at {self.socket} answers what makes no sense.")
         return found
+
+    def list(self, url: str, prefix: str) -> Iterator[Entry]:
+        """Iterate over the copies in one of the tiers whose keys begin with whole quoted parts.
+
+        Raises:
+            TierFailed: it cannot be listed.
+        """
+        path = folder_path(url)
+        if path is not None:
+            yield from FolderTier(path).list(prefix)
+            return
+        self.ensure_agent()
+        request = {"do": "list", "url": url, "prefix": prefix}
+        for part in doorbell.ask_for_parts(self.socket, request, self.options.timeout + 10.0):
+            if not part.get("entries"):
+                return
+            for key, size, modified in part["entries"]:
+                yield Entry(str(key), int(size), float(modified))
 
     def forget(self, token: str, number: int) -> Optional[Note]:
         """Remove what is noted of a value, before it is deleted; return what that was."""
@@ -317,11 +346,20 @@ class Tiers:
         """
         # What it does may take as long as the tier may; its answer a little longer.
         deadline = Deadline(self.options.timeout + 10.0)
+        self.ensure_agent()
+        return doorbell.ask(self.socket, request, deadline.remaining() or 0.0)
+
+    def ensure_agent(self) -> None:
+        """Have an agent listen, if one may be started.
+
+        Raises:
+            TierUnavailable: it cannot be started.
+        """
+        deadline = Deadline(self.options.timeout)
         if self._starter is not None and not doorbell.ring(self.socket):
             self._starter()
             while not doorbell.ring(self.socket) and not deadline.expired:
                 time.sleep(_POLL)
-        return doorbell.ask(self.socket, request, deadline.remaining() or 0.0)
 
 
 def _memory(size: int) -> memoryview:

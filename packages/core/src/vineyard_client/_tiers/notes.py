@@ -4,6 +4,7 @@
 
     unsaved/TOKEN.ID    in the store or the overflow, and to be saved
     saved/TOKEN.ID      in the store, and in the tier: may leave the store
+    kept/TOKEN.ID       was saved after its reference was written, which therefore does not lead to the copy
     loaded/TOKEN        came from the tier into the store, or into the overflow: a cache
     overflow/TOKEN      the envelope of a value that found no room in the store
     deleted/HASH        a copy that is still to be deleted from the tier: its key
@@ -38,20 +39,21 @@ import time
 from base64 import b64decode, b64encode
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Dict, Iterator, List, Optional, Tuple
 
 from .._io.deadline import Deadline
 from .._io.mapping import write_all
 from ..exceptions import InvalidReference, TierFailed, TierUnavailable
 from ..ids import format_id, is_token, parse_id
+from .facts import Backlog
 from .folder import failed
 from .keys import check_key, is_key
 
-__all__ = ["DELETED", "LOADED", "LOST", "OVERFLOW", "SAVED", "UNSAVED", "Backlog", "Note", "Notes"]
+__all__ = ["DELETED", "KEPT", "LOADED", "LOST", "OVERFLOW", "SAVED", "UNSAVED", "Note", "Notes"]
 
 log = logging.getLogger("vineyard_client.tiers")
 
-UNSAVED, SAVED, LOADED, LOST = "unsaved", "saved", "loaded", "lost"
+UNSAVED, SAVED, LOADED, LOST, KEPT = "unsaved", "saved", "loaded", "lost", "kept"
 OVERFLOW, DELETED = "overflow", "deleted"
 
 _POLL = 0.005
@@ -128,20 +130,6 @@ class Note:
         except (LookupError, TypeError, RecursionError) as error:
             raise ValueError(str(error)) from error
         return note
-
-
-class Backlog(NamedTuple):
-    """What is not saved yet.
-
-    Attributes:
-        number: of values.
-        nbytes: that they have together.
-        age: seconds since the oldest of them was put; 0 if there is none.
-    """
-
-    number: int
-    nbytes: int
-    age: float
 
 
 def note_name(token: str, number: int) -> str:
@@ -221,7 +209,7 @@ class Notes:
         ``unsaved`` goes first: a note that is not there any more has moved to ``saved``, and is found there.
         """
         name = note_name(token, number)
-        there = [self.remove(kind, name) for kind in (UNSAVED, SAVED, LOST)]
+        there = [self.remove(kind, name) for kind in (UNSAVED, SAVED, LOST, KEPT)]
         if not number:
             there.append(self.remove(OVERFLOW, token))
         return any(there)
@@ -289,8 +277,9 @@ class Notes:
     def backlog(self) -> Backlog:
         """Return how much is not saved yet."""
         notes = [note for note in (self.read(UNSAVED, name) for name in self.names(UNSAVED)) if note is not None]
-        oldest = min((note.created for note in notes), default=time.time())
-        return Backlog(len(notes), sum(note.size for note in notes), max(0.0, time.time() - oldest))
+        now = time.time()
+        oldest = min((note.created for note in notes), default=now)
+        return Backlog(len(notes), sum(note.size for note in notes), max(0.0, now - oldest))
 
     # ---- the rest
 
@@ -299,13 +288,23 @@ class Notes:
         with self._errors():
             return os.path.join(self._make(OVERFLOW), token)
 
-    def overflow_bytes(self) -> int:
-        """Return the bytes that the overflow has."""
-        total = 0
+    def overflow_files(self) -> List[int]:
+        """Return the bytes of each envelope in the overflow."""
+        sizes = []
         for name in self.names(OVERFLOW):
-            with suppress(OSError):
-                total += os.lstat(self._path(OVERFLOW, name)).st_size
-        return total
+            with suppress(FileNotFoundError):
+                sizes.append(os.lstat(self._path(OVERFLOW, name)).st_size)
+        return sizes
+
+    def check(self) -> None:
+        """Write a note and remove it.
+
+        Raises:
+            TierFailed: that is not possible; the message says why.
+        """
+        name = f"{os.urandom(16).hex()}.check"
+        self._write(DELETED, name, b"")
+        self.remove(DELETED, name)
 
     def to_delete(self, key: str) -> None:
         """Note a copy that is to be deleted from the tier."""
@@ -322,7 +321,7 @@ class Notes:
     def sweep(self, older_than: float) -> int:
         """Remove what killed writers left half written; return how many files that were."""
         swept = 0
-        for kind in (UNSAVED, SAVED, LOADED, LOST, OVERFLOW, DELETED):
+        for kind in (UNSAVED, SAVED, LOADED, LOST, KEPT, OVERFLOW, DELETED):
             folder = os.path.join(self.folder, kind)
             for name in os.listdir(folder) if os.path.isdir(folder) else ():
                 path = os.path.join(folder, name)

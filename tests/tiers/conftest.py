@@ -1,0 +1,38 @@
+"""A host with a folder, and one with a bucket where SeaweedFS is installed (session ``tiers``)."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Iterator
+
+import pytest
+from vineyard_testing import buckets
+from vineyard_testing.tiers import Host
+
+SERVICES = {service.__name__: service for service in buckets.installed()}
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[buckets.Bucket]:
+    with tempfile.TemporaryDirectory() as folder, buckets.seaweedfs(Path(folder)) as started:
+        yield started
+
+
+@pytest.fixture(params=["folder", *(["bucket"] if "seaweedfs" in SERVICES else [])])
+def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Host]:
+    if request.param == "folder":
+        made = Host(tmp_path, str(tmp_path / "values"))
+    else:
+        found: buckets.Bucket = request.getfixturevalue("bucket")
+        made = Host(tmp_path, f"{found.url}/{os.urandom(4).hex()}", found.options)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def folder_host(tmp_path: Path) -> Iterator[Host]:
+    made = Host(tmp_path, str(tmp_path / "values"))
+    yield made
+    made.close()
