@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import types
+
 import numpy as np
 import pytest
 
@@ -12,6 +14,7 @@ import scipy.integrate as integrate
 import scipy.interpolate as interpolate
 import scipy.optimize as optimize
 import scipy.signal as signal
+import scipy.sparse.linalg as linalg
 import scipy.spatial as spatial
 import scipy.special as special
 import scipy.stats as stats
@@ -76,6 +79,12 @@ RESULTS = {
     "CloughTocher2DInterpolator": lambda: interpolate.CloughTocher2DInterpolator(POINTS[:, :2], POINTS[:, 2]),
     "BSpline": lambda: interpolate.make_interp_spline(X, Y),
     "PPoly": lambda: interpolate.PPoly(np.ones((2, 2)), [0, 1, 2]),
+    "BPoly": lambda: interpolate.BPoly(np.ones((2, 2)), [0, 1, 2]),
+    "NdPPoly": lambda: interpolate.NdPPoly(np.ones((2, 2, 2, 2)), ([0, 1, 2], [0, 1, 2])),
+    "a derivative": lambda: interpolate.CubicSpline(X, Y).derivative(),
+    "a spline of complex numbers": lambda: interpolate.make_interp_spline(X, Y + 1j),
+    "KroghInterpolator": lambda: interpolate.KroghInterpolator(X, Y),
+    "aslinearoperator": lambda: linalg.aslinearoperator(np.eye(3)).H,
     "BarycentricInterpolator": lambda: interpolate.BarycentricInterpolator(X, Y),
     "ConvexHull": lambda: spatial.ConvexHull(POINTS),
     "Delaunay": lambda: spatial.Delaunay(POINTS),
@@ -196,6 +205,25 @@ def test_numbers_that_c_code_trusts_are_checked(name):
     value = RESULTS[case]()
     own = f"_{attribute}" if hasattr(value, f"_{attribute}") else attribute
     setattr(value, own, change(getattr(value, own)))
+    with pytest.raises(VineyardError):
+        roundtrip(value)
+
+
+@pytest.mark.usefixtures("unproven")
+@pytest.mark.parametrize("name", ["BSpline", "CubicSpline", "BPoly"])
+def test_what_a_spline_stands_for_is_of_its_kind(name):
+    """From scipy 1.18 on a spline holds another that does the work, and the module of a library."""
+    value = RESULTS[name]()
+    if not hasattr(value, "_delegate_to"):
+        pytest.skip("splines hold their arrays themselves before scipy 1.18")
+    others = [RESULTS[case]()._delegate_to for case in ("BSpline", "CubicSpline", "BPoly")]
+    others = [other for other in others if type(other) is not type(value._delegate_to)]
+    for other in (*others, types.SimpleNamespace(t=X, c=Y, k=3), None):
+        value._delegate_to = other
+        with pytest.raises(VineyardError):
+            roundtrip(value)
+    value = RESULTS[name]()
+    value._xp = types.SimpleNamespace(empty=lambda length: types.SimpleNamespace())
     with pytest.raises(VineyardError):
         roundtrip(value)
 

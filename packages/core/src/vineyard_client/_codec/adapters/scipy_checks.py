@@ -10,6 +10,7 @@ import importlib
 from typing import Any, Callable, Dict
 
 from ..parts import damaged
+from ..policy import qualified
 
 __all__ = ["CHECKS", "check_qhull"]
 
@@ -59,6 +60,22 @@ def _check_pieces(polynomial: Any) -> None:
     _need(_is_array(breaks, "f", coefficients.shape[1] + 1) and coefficients.shape[0] > 0, what)
     steps = breaks[1:] - breaks[:-1]
     _need(bool((steps >= 0).all() or (steps <= 0).all()), what)
+
+
+def _check_delegate(name: str, check: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Return a check for what holds its arrays itself or, from 1.18 on, has an object of this class that does.
+
+    That object has a check of its own, because it is one of the stream, too.
+    """
+
+    def look(value: Any) -> None:
+        if "_delegate_to" not in vars(value):
+            check(value)
+            return
+        kind = qualified(type(vars(value)["_delegate_to"]))
+        _need(kind == f"scipy.interpolate.{name}", f"a {type(value).__name__} stands for a {kind}")
+
+    return look
 
 
 def _check_many_pieces(polynomial: Any) -> None:
@@ -171,7 +188,10 @@ def check_qhull(name: str, state: Dict[str, Any]) -> None:
 
 
 CHECKS: Dict[str, Callable[[Any], None]] = {
-    "BSpline": _check_spline,
+    "BSpline": _check_delegate("_bsplines._BSpline", _check_spline),
+    "_BSpline": _check_spline,
+    "PPoly": _check_delegate("_interpolate._PPoly", _check_pieces),
+    "BPoly": _check_delegate("_interpolate._BPoly", _check_pieces),
     "NdBSpline": _check_tensor,
     "_PPolyBase": _check_pieces,
     "NdPPoly": _check_many_pieces,

@@ -29,6 +29,15 @@ if TYPE_CHECKING:
 
 np: Any = None  # set by install(): this module is loaded for values of scipy only
 
+# Classes that hold the module of the library that their arrays are of. From 1.18 on an empty array stands for it in
+# their state, the second item or "_xp", and their ``__setstate__`` does no more than to ask for that array's module.
+_NAMESPACED = (
+    "scipy.interpolate._bsplines.BSpline",
+    "scipy.interpolate._interpolate.BPoly",
+    "scipy.interpolate._interpolate.PPoly",
+    "scipy.sparse.linalg._interface.LinearOperator",
+)
+
 PACKAGE = Package(
     "scipy",
     parts=(
@@ -41,7 +50,7 @@ PACKAGE = Package(
         "interpolate.interpolate interpolate._polyint interpolate._rbf interpolate._rbfinterp special stats._distance "
         "stats._kde stats.kde"
     ),
-    setters=["scipy.interpolate._rbfinterp.RBFInterpolator"],
+    setters=["scipy.interpolate._rbfinterp.RBFInterpolator", *_NAMESPACED],
     checks=scipy_checks.CHECKS,
     remedy="Store the arrays and numbers behind it.",
 )
@@ -71,6 +80,20 @@ def _reduce(writer: Writer, value: Any) -> Tuple[Any, ...]:
     if isinstance(value, distribution):
         return _reduce_distribution(writer, value)
     return PACKAGE.reduce(writer, value)
+
+
+def _set_namespaced(value: Any, state: Any) -> None:
+    """Set the state of an object, if what stands for a library in it is an array of one that this release knows."""
+    arrays = [state.get("_xp")] if type(state) is dict else [state[-1]]
+    if type(state) is tuple:
+        spline = state[0]
+        if qualified(type(spline)) != "scipy.interpolate._bsplines._BSpline":
+            raise damaged(f"a {type(value).__name__} stands for a {qualified(type(spline))}")
+        arrays.append(vars(spline).get("t"))
+    for array in arrays:
+        if qualified(type(array)) not in ("numpy.ndarray", "torch.Tensor"):
+            raise damaged(f"a {qualified(type(array))} stands for the library of a {type(value).__name__}")
+    type(value).__setstate__(value, state)
 
 
 # --- distributions ----------------------------------------------------------------------------------------------------
@@ -238,6 +261,7 @@ def install(table: Table) -> None:
     global np
     np = importlib.import_module("numpy")
     PACKAGE.install(table)
+    PACKAGE.own_setters.update(dict.fromkeys(_NAMESPACED, _set_namespaced))
     table.families["scipy"] = _reduce
     makers: Dict[str, Any] = {
         "scipy.neighbours": _make_neighbours,
