@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Iterator
+from typing import Dict, Iterator
 
 import pytest
 from vineyard_testing import buckets
@@ -15,9 +16,24 @@ SERVICES = {service.__name__: service for service in buckets.installed()}
 
 
 @pytest.fixture(scope="session")
-def bucket() -> Iterator[buckets.Bucket]:
-    with tempfile.TemporaryDirectory() as folder, buckets.seaweedfs(Path(folder)) as started:
-        yield started
+def services() -> Iterator[Dict[str, buckets.Bucket]]:
+    """The services, started when the first test asks for them."""
+    with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
+
+        class Started(Dict[str, buckets.Bucket]):
+            def __missing__(self, kind: str) -> buckets.Bucket:
+                place = Path(folder, kind)
+                place.mkdir()
+                self[kind] = stack.enter_context(SERVICES[kind](place))
+                return self[kind]
+
+        yield Started()
+
+
+@pytest.fixture
+def bucket(services: Dict[str, buckets.Bucket]) -> buckets.Bucket:
+    """The one in SeaweedFS."""
+    return services["seaweedfs"]
 
 
 @pytest.fixture(params=["folder", *(["bucket"] if "seaweedfs" in SERVICES else [])])

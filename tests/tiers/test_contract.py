@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import random
-import tempfile
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Dict, Iterator, List
+from typing import Dict, List
 
 import pytest
 from vineyard_testing import buckets
@@ -17,22 +15,7 @@ from vineyard_client._tiers.contract import Tier
 from vineyard_client._tiers.keys import make_key
 from vineyard_client._tiers.urls import open_tier
 
-SERVICES = {service.__name__: service for service in buckets.installed()}
-
-
-@pytest.fixture(scope="module")
-def services() -> Iterator[Dict[str, buckets.Bucket]]:
-    """The services, started when the first test asks for them."""
-    with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
-
-        class Started(Dict[str, buckets.Bucket]):
-            def __missing__(self, kind: str) -> buckets.Bucket:
-                place = Path(folder, kind)
-                place.mkdir()
-                self[kind] = stack.enter_context(SERVICES[kind](place))
-                return self[kind]
-
-        yield Started()
+SERVICES = [service.__name__ for service in buckets.installed()]
 
 
 @pytest.fixture(params=["folder", *SERVICES])

@@ -13,6 +13,7 @@ import numpy as np
 
 import vineyard_client as vc
 from vineyard_client._tiers import doorbell
+from vineyard_client._tiers.notes import Notes
 from vineyard_client._tiers.urls import open_tier
 
 from . import UNIT, until
@@ -84,8 +85,7 @@ class Host:
         until(lambda: not self.notes("unsaved"), "all is saved", 3 * UNIT)
 
     def notes(self, kind: str) -> List[str]:
-        folder = Path(self.socket + ".tier", kind)
-        return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        return sorted(Notes(self.socket + ".tier").names(kind))
 
     def keys(self) -> List[str]:
         return sorted(entry.key for entry in open_tier(self.url, options=self.options).list(""))

@@ -51,7 +51,9 @@ _HOST_LIMIT = 255
 
 
 def _tiers(socket: str, tier: Union[str, TierOptions], starter: Optional[Callable[[], object]]) -> Tiers:
-    from ._tiers.local import Tiers  # some milliseconds that who saves nothing need not pay
+    # Some milliseconds that who saves nothing need not pay, and who saves does not pay in the first call.
+    from ._calls import keeping  # noqa: F401
+    from ._tiers.local import Tiers
     from ._tiers.options import TierOptions
 
     return Tiers(socket, tier if isinstance(tier, TierOptions) else TierOptions(tier), starter)

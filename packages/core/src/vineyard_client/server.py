@@ -5,11 +5,12 @@ What they do stands in ``_server``.
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Optional, Sequence, Union
+from typing import TYPE_CHECKING, Callable, Optional, Sequence, Union
 
 from ._server.command import Size, find_binary, parse_size, server_command, server_environment
 from ._server.embedded import EmbeddedServer
@@ -17,7 +18,7 @@ from ._server.listening import credentials, require_free
 from ._server.running import START_TIMEOUT, temporary
 from ._server.shared import STOP_TIMEOUT, ensure_server, stop_server
 from .client import DEFAULT_TIMEOUT, Client
-from .exceptions import ServerStartFailed
+from .exceptions import ServerStartFailed, TierUnavailable
 
 if TYPE_CHECKING:
     from ._tiers.options import TierOptions
@@ -39,6 +40,9 @@ __all__ = [
 ]
 
 
+log = logging.getLogger("vineyard_client.server")
+
+
 def default_socket() -> str:
     """Return the socket path of this user's own on-demand server."""
     folder = temporary(f"vineyard-{os.getuid()}")
@@ -51,6 +55,15 @@ def default_socket() -> str:
             "Remove it, or give a socket path (VINEYARD_IPC_SOCKET).",
         )
     return os.path.join(folder, "vineyard.sock")
+
+
+def _start(socket: str, *, size: Size, reserve_memory: bool, agent: Optional[Callable[[], None]]) -> None:
+    """Start a server on demand, and with it the agent, so that it is there when the first value is put."""
+    if ensure_server(socket, size=size, reserve_memory=reserve_memory) and agent is not None:
+        try:
+            agent()
+        except TierUnavailable as error:
+            log.warning("%s", error)  # who needs it tries again, and is told
 
 
 def connect(
@@ -119,7 +132,7 @@ def connect(
         passive_classes=passive_classes,
         endpoint=endpoint,
         peers=os.environ.get("VINEYARD_PEERS", "").replace(",", " ").split() if peers is None else peers,
-        starter=partial(ensure_server, size=size, reserve_memory=reserve_memory) if autostart else None,
+        starter=partial(_start, size=size, reserve_memory=reserve_memory, agent=agent_starter) if autostart else None,
         tier=tier,
         agent_starter=agent_starter,
     )

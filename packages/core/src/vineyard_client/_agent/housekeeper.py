@@ -47,6 +47,9 @@ log = logging.getLogger("vineyard_client.agent")
 # Seconds between two looks when nobody rings.
 _LOOK = 1.0
 
+# Glances at the journal in that time.
+_PEEKS = 4
+
 # Transfers at a time.
 _TRANSFERS = 4
 
@@ -150,6 +153,7 @@ class Agent:
             with self._only_one():
                 self._check()
                 self._store.look()  # who is let in relies on its memory being held
+                self._notes.open_journal()
                 door = Door(self.path, self._answer)
                 try:
                     while not self._live():
@@ -229,8 +233,13 @@ class Agent:
         return True
 
     def _wait(self) -> None:
-        if select.select([self._wakened], [], [], _LOOK)[0]:
-            self._wakened.recv(4096)
+        """Wait for a ring, a line in the journal, or the time for a look."""
+        for _ in range(_PEEKS):
+            if select.select([self._wakened], [], [], _LOOK / _PEEKS)[0]:
+                self._wakened.recv(4096)
+                return
+            if self._notes.has_journal():
+                return
 
     def _busy(self) -> bool:
         with self._lock:

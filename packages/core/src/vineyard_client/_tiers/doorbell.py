@@ -18,7 +18,7 @@ from .. import exceptions
 from .._io.deadline import Deadline
 from ..exceptions import TierUnavailable, VineyardError
 
-__all__ = ["MAX_LINE", "ask", "ask_for_parts", "doorbell_path", "ring"]
+__all__ = ["MAX_LINE", "ask", "ask_for_parts", "doorbell_path", "has_door", "ring"]
 
 # Bytes of a request or an answer; some thousand keys fit in.
 MAX_LINE = 1 << 22
@@ -30,6 +30,11 @@ _CONNECT = 2.0
 def doorbell_path(path: str) -> str:
     """Return the agent's socket for the IPC socket of a store."""
     return path + ".agent"
+
+
+def has_door(path: str) -> bool:
+    """Tell whether the agent's socket is at its place; one that was killed leaves it there."""
+    return os.path.exists(doorbell_path(path))
 
 
 def ring(path: str) -> bool:

@@ -27,6 +27,9 @@ log = logging.getLogger("vineyard_client.tiers")
 # Seconds between two looks whether a value has been saved meanwhile.
 _POLL = 0.02
 
+# Seconds for which an agent that was there is taken to be there still.
+_RING_AGAIN = 1.0
+
 # Bytes up to which a file is copied instead of mapped, as from the store.
 _COPY_LIMIT = 64 * 1024
 
@@ -49,6 +52,7 @@ class Tiers:
         self.folder = self.folders[0] if paths[0] is not None else None
         self._buckets = None in paths
         self._starter = starter
+        self._rung = -_RING_AGAIN
         #: The token of the last value that could not be saved, and why.
         self.refused: Tuple[str, str] = ("", "")
 
@@ -80,25 +84,53 @@ class Tiers:
         Raises:
             TierFailed: it is not saved, and will not be.
         """
-        # Where no agent is there to save it afterwards, it is saved now: nobody might live to do it.
-        if self.folder is not None and (self.through or not doorbell.ring(self.socket)):
-            if not self.through:
-                self.start_agent()
-            self._write(self.folder, note.key, chunks, same)
-            try:
-                self.notes.write(SAVED, note)
-            except BaseException:
-                self.folder.delete([note.key])
-                raise
+        if not self.through:
+            self._save_behind(note, chunks, same)
+            return
+        if self.folder is not None:
+            self._save_now(self.folder, note, chunks, same)
             return
         self.notes.write(UNSAVED, note)
-        if not self.through:
-            self.ring()
-            return
         try:
             self.ask({"do": "save", "name": note.name})
         except BaseException:
             self.notes.forget(note.token, note.number)
+            raise
+
+    def _save_behind(self, note: Note, chunks: Sequence[Chunk], same: Optional[str]) -> None:
+        """Note that a value is to be saved; ring only if the agent was not there a moment ago.
+
+        An agent that looks by itself several times a second needs no ring, and one for each value would have it work
+        while the next one is put. One that ends closes its door first and then looks for the last time, so who finds
+        the door after having written is seen.
+        """
+        self.notes.jot(note)
+        now = time.monotonic()
+        if now - self._rung < _RING_AGAIN and doorbell.has_door(self.socket):
+            return
+        if doorbell.ring(self.socket):
+            self._rung = now
+            return
+        started = self.start_agent()
+        if self.folder is None:
+            return
+        # Where no agent is there to save it afterwards, it is saved now: nobody might live to do it.
+        log.debug("no agent saves %s yet%s", note.key, ", it is being started" if started else "")
+        try:
+            self._write(self.folder, note.key, chunks, same)
+            self.notes.fold()
+            if not self.notes.promote(note.name):
+                self.folder.delete([note.key])  # it was deleted meanwhile
+        except BaseException:
+            self.notes.forget(note.token, note.number)
+            raise
+
+    def _save_now(self, folder: FolderTier, note: Note, chunks: Sequence[Chunk], same: Optional[str]) -> None:
+        self._write(folder, note.key, chunks, same)
+        try:
+            self.notes.write(SAVED, note)
+        except BaseException:
+            folder.delete([note.key])
             raise
 
     @staticmethod
@@ -115,12 +147,7 @@ class Tiers:
             TierFailed: there is no room on the disk either, or it cannot be written.
         """
         if self.folder is not None:
-            self.folder.save(note.key, chunks)
-            try:
-                self.notes.write(SAVED, note)
-            except BaseException:
-                self.folder.delete([note.key])
-                raise
+            self._save_now(self.folder, note, chunks, None)
             return
         path = self.notes.overflow(note.token)
         try:

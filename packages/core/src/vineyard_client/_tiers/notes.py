@@ -9,7 +9,11 @@
     overflow/TOKEN      the envelope of a value that found no room in the store
     deleted/HASH        a copy that is still to be deleted from the tier: its key
     lost/TOKEN.ID       a value that was to be saved and ended with its store
+    journal             notes that are to become files in ``unsaved``, one per line
     lock                held (flock) by who makes room
+
+Making a file costs a tenth of putting a small value, so who saves behind appends to the journal. Whoever looks for what
+is unsaved makes the files first (``fold``), so that to all others there is no journal.
 
 A note is JSON (``Note``), written aside and renamed, so nobody sees half of one. That of a value which is saved moves
 from ``unsaved`` to ``saved`` in one step. Its modification time is when the value was last read.
@@ -42,7 +46,7 @@ from dataclasses import dataclass
 from typing import Dict, Iterator, List, Optional, Tuple
 
 from .._io.deadline import Deadline
-from .._io.mapping import write_all
+from .._io.mapping import read_exact, write_all
 from ..exceptions import InvalidReference, TierFailed, TierUnavailable
 from ..ids import format_id, is_token, parse_id
 from .facts import Backlog
@@ -56,10 +60,18 @@ log = logging.getLogger("vineyard_client.tiers")
 UNSAVED, SAVED, LOADED, LOST, KEPT = "unsaved", "saved", "loaded", "lost", "kept"
 OVERFLOW, DELETED = "overflow", "deleted"
 
+_JOURNAL = "journal"
+
 _POLL = 0.005
 
 # Bytes of a note: metadata, and perhaps an envelope so small that it has no blob.
 _MAX_NOTE = 1 << 16
+
+# Bytes of the journal beyond which nobody appends: the agent that should have emptied it is busy, or held.
+_MAX_JOURNAL = 1 << 18
+
+# Seconds for which the journal may be held by who folds it.
+_FOLDING = 5.0
 
 _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
@@ -178,6 +190,77 @@ class Notes:
                     os.unlink(temporary)
                 raise
 
+    def jot(self, note: Note) -> None:
+        """Note that a value is to be saved, in the way that costs the least.
+
+        Raises:
+            TierFailed: that is not possible; the message says why.
+        """
+        # What was cut off by a full disk has no end of its line, so each line begins with one as well.
+        line = b"\n" + note.to_json() + b"\n"
+        if len(line) > _MAX_NOTE or not self._append(line):
+            self.write(UNSAVED, note)
+
+    def _append(self, line: bytes) -> bool:
+        """Append to the journal; return False if it is not there, is held by who folds it, or too long."""
+        try:
+            fd = os.open(os.path.join(self.folder, _JOURNAL), os.O_WRONLY | os.O_APPEND | _FLAGS)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return os.fstat(fd).st_size < _MAX_JOURNAL and os.write(fd, line) == len(line)
+        except OSError:
+            return False
+        finally:
+            os.close(fd)
+
+    def has_journal(self) -> bool:
+        """Tell whether there is anything in the journal."""
+        try:
+            return os.stat(os.path.join(self.folder, _JOURNAL), follow_symlinks=False).st_size > 0
+        except OSError:
+            return False
+
+    def fold(self) -> None:
+        """Make notes of what is in the journal, and empty it.
+
+        Who is killed in between leaves lines of which there are notes: these are written again, and at worst a value is
+        saved twice. Who deletes folds first, so no note comes back afterwards.
+        """
+        if not self.has_journal():
+            return
+        with self._errors():
+            fd = os.open(os.path.join(self.folder, _JOURNAL), os.O_RDWR | _FLAGS)
+            try:
+                deadline = Deadline(_FOLDING)
+                while not _lock(fd):
+                    if deadline.expired:
+                        log.warning("the journal in %s is held by somebody", self.folder)
+                        return
+                    time.sleep(_POLL)
+                for line in read_exact(fd, 0, os.fstat(fd).st_size).splitlines():
+                    self._fold(line)
+                os.ftruncate(fd, 0)
+            finally:
+                os.close(fd)
+
+    def _fold(self, line: bytearray) -> None:
+        try:
+            note = Note.from_json(bytes(line)) if line else None
+        except (ValueError, InvalidReference) as error:
+            log.warning("a line of the journal in %s makes no sense: %s", self.folder, error)
+            return
+        if note is not None:
+            self.write(UNSAVED, note)
+
+    def open_journal(self) -> None:
+        """Make the journal, for as long as there is somebody who folds it."""
+        with self._errors():
+            os.makedirs(self.folder, mode=0o700, exist_ok=True)
+            path = os.path.join(self.folder, _JOURNAL)
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | _FLAGS, self._mode(self.folder)))
+
     def promote(self, name: str) -> bool:
         """Note that a value is saved now; return False if its note is gone, because the value was deleted."""
         with self._errors():
@@ -208,6 +291,7 @@ class Notes:
 
         ``unsaved`` goes first: a note that is not there any more has moved to ``saved``, and is found there.
         """
+        self.fold()
         name = note_name(token, number)
         there = [self.remove(kind, name) for kind in (UNSAVED, SAVED, LOST, KEPT)]
         if not number:
@@ -225,6 +309,7 @@ class Notes:
 
     def read(self, kind: str, name: str) -> Optional[Note]:
         """Return a note; None if there is none, or none that makes sense."""
+        self._fold_for(kind)
         try:
             fd = os.open(self._path(kind, name), os.O_RDONLY | _FLAGS)
         except FileNotFoundError:
@@ -242,6 +327,7 @@ class Notes:
 
     def has(self, kind: str, name: str) -> bool:
         """Tell whether there is a file."""
+        self._fold_for(kind)
         return os.path.lexists(self._path(kind, name))
 
     def touch(self, kind: str, name: str) -> None:
@@ -252,6 +338,7 @@ class Notes:
 
     def names(self, kind: str) -> List[str]:
         """Return the names of all files of a kind, those that are being written left out."""
+        self._fold_for(kind)
         try:
             return [name for name in os.listdir(os.path.join(self.folder, kind)) if not name.endswith((".new", ".tmp"))]
         except FileNotFoundError:
@@ -346,6 +433,10 @@ class Notes:
             # A child that was forked meanwhile has the lock as well: closing would leave it to the child.
             fcntl.flock(fd, fcntl.LOCK_UN)
             os.close(fd)
+
+    def _fold_for(self, kind: str) -> None:
+        if kind == UNSAVED:
+            self.fold()
 
     def _path(self, kind: str, name: str) -> str:
         return os.path.join(self.folder, kind, name)
