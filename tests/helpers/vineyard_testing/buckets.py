@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import re
 import socket
 import socketserver
 import subprocess
@@ -17,11 +18,11 @@ import time
 from http.server import BaseHTTPRequestHandler
 from importlib import util
 from pathlib import Path
-from typing import Callable, ContextManager, Dict, Iterator, List, NamedTuple, Optional
+from typing import Callable, ContextManager, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from . import UNIT, until
 
-__all__ = ["Bucket", "FaultyService", "installed", "moto", "seaweedfs"]
+__all__ = ["Bucket", "FaultyService", "error_body", "installed", "moto", "seaweedfs"]
 
 ACCESS, SECRET = "test-access", "test-secret"
 
@@ -142,16 +143,24 @@ def _works(bucket: Bucket) -> bool:
     return True
 
 
+Fault = Tuple[int, bytes]
+
+
 class FaultyService:
-    """An S3 that answers each request as a test says.
+    """An S3 for small objects that fails as a test says.
 
     Attributes:
-        answer: called with method and path; returns status, body, and what to do with the body: ``whole``, ``cut``.
+        objects: bytes and checksum of what is stored, by path.
+        fault: called with method and path before each request; returns a status and a body to answer with instead, or
+            None.
         requests: what was asked, in order.
+        cut: bytes of a body after which the connection breaks.
+        pause: seconds before each answer.
     """
 
     def __init__(self) -> None:
-        self.answer: Callable[[str, str], tuple[int, bytes]] = lambda method, path: (503, b"")
+        self.objects: Dict[str, Tuple[bytes, str]] = {}
+        self.fault: Callable[[str, str], Optional[Fault]] = lambda method, path: None
         self.requests: List[str] = []
         self.cut: Optional[int] = None
         self.pause = 0.0
@@ -164,18 +173,21 @@ class FaultyService:
             protocol_version = "HTTP/1.1"
 
             def _serve(self) -> None:
-                length = int(self.headers.get("Content-Length") or 0)
-                self.rfile.read(length)
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 service.requests.append(f"{self.command} {self.path}")
                 time.sleep(service.pause)
-                status, body = service.answer(self.command, self.path)
+                crc = self.headers.get("x-amz-meta-vycrc32", "")
+                found = service.fault(self.command, self.path)
+                status, answer, crc = (*found, "") if found else service._do(self.command, self.path, body, crc)
                 self.send_response(status)
-                self.send_header("Content-Length", str(len(body)))
+                self.send_header("Content-Length", str(len(answer)))
                 self.send_header("ETag", '"x"')
                 self.send_header("Last-Modified", "Wed, 25 Nov 2026 00:00:00 GMT")
+                if crc:
+                    self.send_header("x-amz-meta-vycrc32", crc)
                 self.end_headers()
                 if self.command != "HEAD":
-                    self.wfile.write(body[: service.cut])
+                    self.wfile.write(answer[: service.cut])
                 if service.cut is not None:
                     self.close_connection = True
 
@@ -188,14 +200,39 @@ class FaultyService:
             daemon_threads = True
             allow_reuse_address = True
 
+            def handle_error(self, *args: object) -> None:
+                """Say nothing of clients that hang up."""
+
         self._server = Server(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
         self._thread.start()
         self.bucket = Bucket("s3://test-bucket/p", _options(self._server.server_address[1]))
         return self
 
+    def _do(self, method: str, path: str, body: bytes, crc: str) -> Tuple[int, bytes, str]:
+        if method == "POST" and path.endswith("?delete"):
+            keys = re.findall(rb"<Key>([^<]*)</Key>", body)
+            for key in keys:
+                self.objects.pop(f"/test-bucket/{key.decode()}", None)
+            deleted = b"".join(b"<Deleted><Key>%s</Key></Deleted>" % key for key in keys)
+            return 200, b"<DeleteResult>%s</DeleteResult>" % deleted, ""
+        if method == "PUT":
+            self.objects[path] = (body, crc)
+            return 200, b"", ""
+        if method == "DELETE":
+            self.objects.pop(path, None)
+            return 204, b"", ""
+        if path not in self.objects:
+            return 404, b"<Error><Code>NoSuchKey</Code></Error>", ""
+        return (200, *self.objects[path])
+
     def __exit__(self, *error: object) -> None:
         """Stop it."""
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+
+
+def error_body(code: str, message: str) -> bytes:
+    """Return what S3 says when it refuses."""
+    return f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()

@@ -33,25 +33,33 @@ def same(value: object, expected: np.ndarray) -> bool:
 class Host:
     """A server, an agent, and clients of a test's own."""
 
-    def __init__(self, folder: Path, url: str, options: Optional[Dict[str, str]] = None, size: str = "64Mi") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        url: str,
+        options: Optional[Dict[str, str]] = None,
+        size: str = "64Mi",
+        timeout: float = 2 * UNIT,
+    ) -> None:
         self.folder = folder
         self.socket = str(folder / "s")
         self.url = url
         self.options = options or {}
         self.size = size
+        self.timeout = timeout
         self.log = folder / "agent.out"
         self.agent: Optional[subprocess.Popen[bytes]] = None
         self.server = vc.EmbeddedServer(size, socket=self.socket).start()
 
     def tier(self, durability: str) -> vc.TierOptions:
-        return vc.TierOptions(self.url, durability=durability, reserve=0.0, timeout=20.0, options=self.options)
+        return vc.TierOptions(self.url, durability=durability, reserve=0.0, timeout=self.timeout, options=self.options)
 
     def connect(self, durability: str = "behind") -> vc.Client:
         return vc.Client(self.socket, tier=self.tier(durability))
 
     def start_agent(self, *arguments: str, wait: bool = True) -> None:
         command = [sys.executable, "-m", "vineyard_client", "agent", "--socket", self.socket, "--tier", self.url]
-        command += ["--reserve", "0", "--timeout", "20"]
+        command += ["--reserve", "0", "--timeout", str(self.timeout)]
         for name, value in self.options.items():
             command += ["--tier-option", f"{name}={value}"]
         with self.log.open("ab") as out:

@@ -17,6 +17,7 @@ from datetime import timedelta
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from . import server
+from ._tiers.facts import TierStatus
 from ._tiers.options import TierOptions
 from ._version import __version__
 from .client import Client
@@ -63,8 +64,10 @@ def _stop(arguments: argparse.Namespace) -> None:
 def _status(arguments: argparse.Namespace) -> None:
     with _client(arguments) as client:
         status = client.status()
+        tier = client.saved.status() if client.saved is not None else None
     if arguments.json:
-        print(json.dumps(dataclasses.asdict(status), indent=2))
+        found = dataclasses.asdict(status)
+        print(json.dumps(found if tier is None else {**found, "tier": dataclasses.asdict(tier)}, indent=2))
         return
     share = status.memory_used / status.memory_limit if status.memory_limit else 0.0
     rows = {
@@ -75,8 +78,23 @@ def _status(arguments: argparse.Namespace) -> None:
         "identity": status.identity,
         "clients": str(status.connections),
         "RPC": status.endpoint or "off",
+        **({} if tier is None else _about_tier(tier)),
     }
     _print_pairs(rows)
+
+
+def _about_tier(tier: TierStatus) -> Dict[str, str]:
+    unsaved = tier.unsaved
+    oldest = f", the oldest for {unsaved.age:.0f} s" if unsaved.number else ""
+    return {
+        "tier": ", ".join(tier.urls),
+        "agent": "none" if tier.agent is None else f"process {tier.agent}",
+        "unsaved": f"{unsaved.number} values, {_bytes(unsaved.nbytes)}{oldest}",
+        **({"lost": f"{tier.lost} values, see {os.path.join(tier.spill, 'lost')}"} if tier.lost else {}),
+        "overflow": f"{tier.overflow} values, {_bytes(tier.overflow_bytes)}",
+        **{f"free for {disk.purpose}": f"{_bytes(disk.free)} of {_bytes(disk.size)}" for disk in tier.disks},
+        **({"last error": tier.last_error} if tier.last_error else {}),
+    }
 
 
 def _agent(arguments: argparse.Namespace) -> None:
@@ -233,6 +251,17 @@ def _age(text: str) -> timedelta:
     return timedelta(seconds=float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]])
 
 
+def _share(text: str) -> float:
+    number, percent, rest = text.partition("%")
+    try:
+        share = float(number) / (100 if percent else 1)
+    except ValueError:
+        share = -1.0
+    if rest or not 0 <= share < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share of a disk; write one such as 10% or 0.1")
+    return share
+
+
 def _size(text: str) -> int:
     try:
         return server.parse_size(text)
@@ -276,7 +305,7 @@ def _parser() -> argparse.ArgumentParser:
         *("--tier-option",), type=_label, action="append", default=[], metavar="KEY=VALUE", help="of a bucket's store"
     )
     agent.add_argument("--spill", metavar="FOLDER", help="of notes and overflow, on a disk; by default SOCKET.tier")
-    agent.add_argument("--reserve", type=float, default=0.1, metavar="SHARE", help="of the disk that stays free, 0.1")
+    agent.add_argument("--reserve", type=_share, default=0.1, metavar="SHARE", help="of the disk that stays free, 10%%")
     agent.add_argument("--timeout", type=float, default=120.0, metavar="SECONDS", help="for saving or loading a value")
     agent.add_argument("--sync", action="store_true", help="what is saved in a folder survives a power cut")
     agent.add_argument("--with-server", action="store_true", help="end when the server has ended and all is saved")

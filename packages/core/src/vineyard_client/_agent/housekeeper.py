@@ -21,10 +21,12 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as TimeoutOfFuture
 from contextlib import contextmanager, suppress
 from itertools import islice
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Union
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, TypeVar, Union
 
+from .._calls.saved import about_disks
 from .._calls.session import Session
 from .._tiers import doorbell
 from .._tiers.contract import Tier
@@ -64,6 +66,8 @@ _LINGER = 2.0
 
 _TIDY = 3600.0
 
+Done = TypeVar("Done")
+
 
 class _OwnTiers(Tiers):
     """The tiers as the agent has them: it asks nobody."""
@@ -83,7 +87,7 @@ class _OwnTiers(Tiers):
         self.rung()
         return True
 
-    def ask(self, request: Dict[str, Any]) -> Dict[str, Any]:
+    def ask(self, request: Dict[str, Any], *, wait: bool = False, limit: Optional[float] = None) -> Dict[str, Any]:
         raise TierUnavailable("The agent does not ask itself.")
 
 
@@ -215,6 +219,8 @@ class Agent:
         except TierFailed as error:
             self._failed(error)
             log.warning("the tier does not work yet: %s", error)
+        for sentence in about_disks(self._tiers):
+            log.warning("%s", sentence)
 
     def _live(self) -> bool:
         """Look again and again; return True when told to end, False when the server has ended and so shall we."""
@@ -345,7 +351,7 @@ class Agent:
         if self._ending:
             raise TierUnavailable(f"The agent for the store at {self.path} is about to end.", "Try again.")
         if do == "save":
-            self._save(str(request["name"])).result(self._tiers.options.timeout + 5.0)
+            self._await(self._save(str(request["name"])))
             return {}
         if do == "load":
             return self._load(request)
@@ -370,13 +376,23 @@ class Agent:
             raise ValueError("a size is none")
         for name in self._notes.names(UNSAVED):  # it may be on its way there, out of a store that has ended
             if name.startswith(token):
-                self._save(name).result(self._tiers.options.timeout + 5.0)
+                self._await(self._save(name))
         with self._lock:
             future = self._loading.get(token)
             if future is None:
                 wanted = Wanted(token, key, size, str(request.get("type", "")))
                 future = self._loading[token] = self._pool.submit(self._loaded, wanted)
-        return future.result()
+        return self._await(future)
+
+    def _await(self, future: Future[Done]) -> Done:
+        """Return what a transfer returns, and raise what it raises, in the time that it may take."""
+        timeout = self._tiers.options.timeout + 5.0
+        try:
+            return future.result(timeout)
+        except TimeoutOfFuture as error:
+            raise TierUnavailable(
+                f"{self._tier.url} has not answered for {timeout:.0f} s.", "See whether it works, and try again."
+            ) from error
 
     def _loaded(self, wanted: Wanted) -> Dict[str, Any]:
         try:

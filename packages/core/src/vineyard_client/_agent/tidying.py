@@ -18,7 +18,7 @@ from .._store import objects
 from .._tiers.contract import Tier
 from .._tiers.folder import FolderTier
 from .._tiers.local import Tiers
-from .._tiers.notes import KEPT, LOADED, OVERFLOW, SAVED, UNSAVED, note_name
+from .._tiers.notes import KEPT, LOADED, LOST, OVERFLOW, SAVED, UNSAVED, note_name
 from ..exceptions import VineyardError
 from .store import Store
 
@@ -28,6 +28,9 @@ log = logging.getLogger("vineyard_client.agent")
 
 # Seconds after which what is half written, or what nobody reads, counts as left behind.
 _STALE = 3600.0
+
+# Seconds after which a value that was lost is not told of any more.
+_FORGOTTEN = 30 * 86_400.0
 
 # Seconds that a look at all of the store may take so that it is taken again.
 _SHORT = 0.05
@@ -53,7 +56,15 @@ class Tidying:
 
     def all(self) -> None:
         """Do all of it; what fails is logged, and done the next time."""
-        for step in (self._half_written, self._saved, self._kept, self._loaded, self._overflow, self._collect):
+        for step in (
+            self._half_written,
+            self._saved,
+            self._kept,
+            self._lost,
+            self._loaded,
+            self._overflow,
+            self._collect,
+        ):
             try:
                 step()
             except (VineyardError, OSError) as error:
@@ -100,6 +111,12 @@ class Tidying:
                 continue
             if all(tier.size(note.key) is None for tier in self._opened) and not self._notes.has(UNSAVED, name):
                 self._notes.remove(KEPT, name)
+
+    def _lost(self) -> None:
+        """Forget what was lost so long ago that nobody will look for it."""
+        for put, name in self._notes.by_age(LOST):
+            if put < time.time() - _FORGOTTEN:
+                self._notes.remove(LOST, name)
 
     def _loaded(self) -> None:
         """Drop caches whose copies are gone, and those in the overflow that nobody has read for long."""

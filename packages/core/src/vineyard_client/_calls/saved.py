@@ -23,10 +23,13 @@ from ..reference import ObjectRef, number_of
 from . import writing
 from .session import Session
 
-__all__ = ["SavedValues"]
+__all__ = ["SavedValues", "about_disks"]
 
 # Seconds after which something must be wrong if a value is still unsaved.
 _OLD = 300.0
+
+# Lost values that are called by their names.
+_NAMED = 5
 
 # Seconds for the agent to say how it does.
 _ANSWER = 5.0
@@ -168,18 +171,10 @@ class SavedValues:
             lost=len(notes.names(LOST)),
             overflow=len(overflow),
             overflow_bytes=sum(overflow),
-            disks=tuple(self._disks()),
+            disks=tuple(_disks(self._tiers)),
             counts=said.get("counts", {}),
             last_error=said.get("last_error", ""),
         )
-
-    def _disks(self) -> Iterator[Disk]:
-        folders = [("tier", folder_path(url)) for url in self._tiers.options.urls]
-        for purpose, folder in [*folders, ("spill", self._tiers.notes.folder)]:
-            if folder is not None:
-                found = os.statvfs(_existing(folder))
-                free, size = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
-                yield Disk(folder, purpose, file_system(folder), free, size)
 
     def check(self) -> List[str]:
         """Save, read and delete a small object in the tier that is written; return what else is not as it should be.
@@ -197,7 +192,7 @@ class SavedValues:
             tiers.folder.check()
         if tiers.folder is None or status.agent is not None:
             asked = tiers.ask({"do": "check"})
-            if asked.get("url") != tiers.url:
+            if str(asked.get("url")).rstrip("/") != tiers.url.rstrip("/"):
                 found.append(
                     f"The agent saves in {asked.get('url')}, and this client reads {tiers.url}: give both one tier."
                 )
@@ -210,28 +205,49 @@ class SavedValues:
             found.append(
                 "No agent runs, so each put waits until its value is saved: start one (vineyard-client agent)."
             )
-        return [*found, *self._about_disks(status), *_about_work(status)]
+        return [*found, *about_disks(tiers), *_about_work(status), *self._about_lost()]
 
-    def _about_disks(self, status: TierStatus) -> Iterator[str]:
-        reserve = self._tiers.options.reserve
-        for disk in status.disks:
-            if disk.file_system in _MEMORY:
-                what = "The tier" if disk.purpose == "tier" else "The folder of notes and overflow"
-                yield (
-                    f"{what} {disk.path} is in memory ({disk.file_system}): what is there ends with the host, and "
-                    f"takes its memory. Give a folder on a disk (option {disk.purpose})."
-                )
-            elif disk.purpose == "spill" and is_remote(disk.path):
-                yield (
-                    f"The folder of notes and overflow {disk.path} is on a network ({disk.file_system}): give one on a "
-                    "disk of this host (option spill)."
-                )
-            if disk.size and disk.free <= reserve * disk.size:
-                yield (
-                    f"{disk.path} takes nothing more: {disk.free} bytes are free, and {reserve:.0%} of {disk.size} are "
-                    "to stay free. Free what no DAG run needs any more (gc), give it a larger disk, or lower the "
-                    "reserve."
-                )
+    def _about_lost(self) -> Iterator[str]:
+        notes = self._tiers.notes
+        lost = [note for note in (notes.read(LOST, name) for name in notes.names(LOST)) if note is not None]
+        if lost:
+            keys = ", ".join(note.key for note in lost[:_NAMED]) + (", and more" if len(lost) > _NAMED else "")
+            yield (
+                f"{len(lost)} values were lost with their store before they were saved: {keys}. Run again what put "
+                f"them; deleting them removes the notes in {os.path.join(notes.folder, LOST)}."
+            )
+
+
+def about_disks(tiers: Tiers) -> Iterator[str]:
+    """Iterate over what is wrong with the places that are written: a sentence each, with what to do."""
+    reserve = tiers.options.reserve
+    for disk in _disks(tiers):
+        if disk.file_system in _MEMORY:
+            what = "The tier" if disk.purpose == "tier" else "The folder of notes and overflow"
+            yield (
+                f"{what} {disk.path} is in memory ({disk.file_system}): what is there ends with the host, and "
+                f"takes its memory. Give a folder on a disk (option {disk.purpose})."
+            )
+        elif disk.purpose == "spill" and is_remote(disk.path):
+            yield (
+                f"The folder of notes and overflow {disk.path} is on a network ({disk.file_system}): give one on a "
+                "disk of this host (option spill)."
+            )
+        if disk.size and disk.free <= reserve * disk.size:
+            yield (
+                f"{disk.path} takes nothing more: {disk.free} bytes are free, and {reserve:.0%} of {disk.size} are "
+                "to stay free. Free what no DAG run needs any more (gc), give it a larger disk, or lower the "
+                "reserve."
+            )
+
+
+def _disks(tiers: Tiers) -> Iterator[Disk]:
+    folders = [("tier", folder_path(url)) for url in tiers.options.urls]
+    for purpose, folder in [*folders, ("spill", tiers.notes.folder)]:
+        if folder is not None:
+            found = os.statvfs(_existing(folder))
+            free, size = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
+            yield Disk(folder, purpose, file_system(folder), free, size)
 
 
 def _about_work(status: TierStatus) -> Iterator[str]:
@@ -244,11 +260,6 @@ def _about_work(status: TierStatus) -> Iterator[str]:
                 if status.agent is not None
                 else "start the agent (vineyard-client agent)."
             )
-        )
-    if status.lost:
-        yield (
-            f"{status.lost} values were lost with their store before they were saved; their notes are in "
-            f"{os.path.join(status.spill, LOST)}: clear the tasks that put them, then remove the notes."
         )
 
 

@@ -18,13 +18,17 @@ from .. import exceptions
 from .._io.deadline import Deadline
 from ..exceptions import TierUnavailable, VineyardError
 
-__all__ = ["MAX_LINE", "ask", "ask_for_parts", "doorbell_path", "has_door", "ring"]
+__all__ = ["MAX_LINE", "NoAgent", "ask", "ask_for_parts", "doorbell_path", "has_door", "ring"]
 
 # Bytes of a request or an answer; some thousand keys fit in.
 MAX_LINE = 1 << 22
 
 # Seconds within which the agent's socket must take a connection; it is on this host.
 _CONNECT = 2.0
+
+
+class NoAgent(TierUnavailable):
+    """Nobody listens, or who listened has ended before the answer: asking again may find the next agent."""
 
 
 def doorbell_path(path: str) -> str:
@@ -66,7 +70,8 @@ def ask_for_parts(path: str, request: Dict[str, Any], timeout: float) -> Iterato
         timeout: seconds to wait for each part.
 
     Raises:
-        TierUnavailable: there is no agent, or it did not answer in time.
+        NoAgent: there is none, or it ended meanwhile.
+        TierUnavailable: it did not answer in time.
         VineyardError: what the agent says.
     """
     rest = bytearray()
@@ -81,7 +86,8 @@ def ask_for_parts(path: str, request: Dict[str, Any], timeout: float) -> Iterato
         else:
             what = f"cannot be reached: {error.strerror or error}"
             hint = "Start it: vineyard-client agent --socket PATH --tier URL."
-        raise TierUnavailable(f"The agent for the store at {path} {what}.", hint) from error
+        kind = TierUnavailable if isinstance(error, socket.timeout) else NoAgent
+        raise kind(f"The agent for the store at {path} {what}.", hint) from error
 
 
 def _connect(path: str, timeout: float) -> socket.socket:

@@ -30,6 +30,12 @@ _POLL = 0.02
 # Seconds for which an agent that was there is taken to be there still.
 _RING_AGAIN = 1.0
 
+# Seconds to wait for an agent that was killed, or is being replaced.
+_AGENT_WAIT = 10.0
+
+# Seconds to wait for what need not be done now.
+_SOON = 5.0
+
 # Bytes up to which a file is copied instead of mapped, as from the store.
 _COPY_LIMIT = 64 * 1024
 
@@ -92,7 +98,7 @@ class Tiers:
             return
         self.notes.write(UNSAVED, note)
         try:
-            self.ask({"do": "save", "name": note.name})
+            self.ask({"do": "save", "name": note.name}, wait=True)
         except BaseException:
             self.notes.forget(note.token, note.number)
             raise
@@ -251,7 +257,7 @@ class Tiers:
         if not self._buckets:
             return None
         check_key(key, token)
-        return self.ask({"do": "load", "token": token, "key": key, "size": size, "type": type})
+        return self.ask({"do": "load", "token": token, "key": key, "size": size, "type": type}, wait=True)
 
     def has_note(self, kind: str, token: str, number: int) -> bool:
         """Tell whether there is a note of a kind for a value."""
@@ -288,7 +294,7 @@ class Tiers:
         """
         if self.folder is not None:
             return [self.folder.size(key) for key in keys]
-        found = self.ask({"do": "sizes", "keys": list(keys)}).get("sizes")
+        found = self.ask({"do": "sizes", "keys": list(keys)}, limit=_SOON).get("sizes")
         if not isinstance(found, list) or len(found) != len(keys):
             raise TierUnavailable(f"The agent for the store at {self.socket} answers what makes no sense.")
         return found
@@ -328,7 +334,7 @@ class Tiers:
     def delete(self, keys: Sequence[Tuple[str, str]]) -> bool:
         """Delete copies, given their keys and tokens, wherever they are; return whether there was one.
 
-        Copies in buckets are deleted by the agent; if there is none now, a note has them deleted later.
+        Copies in buckets are deleted by the agent; if that does not work now, a note has them deleted later.
         """
         for key, token in keys:
             check_key(key, token)
@@ -339,7 +345,7 @@ class Tiers:
             existed = existed or bool(there)
         if self._buckets and keys:
             try:
-                self.ask({"do": "delete", "keys": [key for key, _ in keys]})
+                self.ask({"do": "delete", "keys": [key for key, _ in keys]}, limit=_SOON)
             except TierFailed as error:
                 log.debug("the agent deletes %d copies later: %s", len(keys), error)
                 for key, _ in keys:
@@ -364,17 +370,29 @@ class Tiers:
             return False
         return True
 
-    def ask(self, request: Dict[str, Any]) -> Dict[str, Any]:
+    def ask(self, request: Dict[str, Any], *, wait: bool = False, limit: Optional[float] = None) -> Dict[str, Any]:
         """Ask the agent; start it if it can be.
+
+        Args:
+            request: what is to be done.
+            wait: whether to wait a while for one that comes back, after it was killed or replaced; what is asked for is
+                asked again then.
+            limit: seconds for the answer; by default what the tier may take, and a little more.
 
         Raises:
             TierUnavailable: there is none, or it does not answer.
             VineyardError: what it says.
         """
-        # What it does may take as long as the tier may; its answer a little longer.
-        deadline = Deadline(self.options.timeout + 10.0)
-        self.ensure_agent()
-        return doorbell.ask(self.socket, request, deadline.remaining() or 0.0)
+        deadline = Deadline(self.options.timeout + 10.0 if limit is None else limit)
+        patience = Deadline(min(_AGENT_WAIT, self.options.timeout) if wait else 0.0)
+        while True:
+            self.ensure_agent()
+            try:
+                return doorbell.ask(self.socket, request, deadline.remaining() or 0.0)
+            except doorbell.NoAgent:
+                if patience.expired:
+                    raise
+            time.sleep(10 * _POLL)
 
     def ensure_agent(self) -> None:
         """Have an agent listen, if one may be started.
