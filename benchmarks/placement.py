@@ -6,9 +6,10 @@ the bandwidth. What is compared is how the host is chosen: ``any`` (the first th
 bytes, for at most bytes ÷ bandwidth and 10 s, then any), ``sticky`` (that one, however long it takes). Airflow's second
 between two tasks counts for all of them.
 
-    python benchmarks/placement.py
+    python benchmarks/placement.py [simulation | hosts | cost]
 
-prints the table of docs/operating.md. Sizes and times are assumed, not taken from anybody's pipelines.
+prints a table of docs/operating.md: this one, that of two real hosts (``placement_hosts``), or what the scheduler pays
+(``placement_cost``). In this one sizes and times are assumed, not taken from anybody's pipelines.
 """
 
 from __future__ import annotations
@@ -17,8 +18,12 @@ import heapq
 import itertools
 import random
 import statistics
+import sys
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
+
+TABLES = {"simulation": "placement", "hosts": "placement_hosts", "cost": "placement_cost"}
 
 LONGEST = 10.0
 BETWEEN_TASKS = 1.0
@@ -175,6 +180,11 @@ def preference(task: Task, setting: Setting, choose: str) -> Tuple[Optional[int]
     return place, None if choose == "sticky" else min(shares[place] / setting.bandwidth, LONGEST)
 
 
+def missing() -> str:
+    """Return nothing: it needs nothing."""
+    return ""
+
+
 def lines() -> Iterator[str]:
     """Yield the table."""
     yield "| setting | moved, rule | run time, rule | sticky | 95th percentile, rule | sticky |"
@@ -195,6 +205,18 @@ def lines() -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
 
 
-if __name__ == "__main__":
-    for line in lines():
+def main() -> None:
+    """Print one table."""
+    what = sys.argv[1] if len(sys.argv) > 1 else "simulation"
+    if what not in TABLES:
+        sys.exit(f"there is no table {what!r}; there are {', '.join(TABLES)}")
+    module = import_module(TABLES[what])
+    reason = module.missing()
+    if reason:
+        sys.exit(reason)
+    for line in module.lines():
         print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

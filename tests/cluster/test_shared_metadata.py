@@ -55,6 +55,11 @@ def seen(server: Server, ref: vc.ObjectRef) -> None:
     until(lambda: server.do(lambda client: client.exists(replace(ref, endpoint=None))), "the metadata arrive")
 
 
+def test_status_says_where_metadata_are(cluster: Trio) -> None:
+    """The server does not tell; its command line does."""
+    assert [server.do(lambda client: client.status().metadata) for server in cluster] == ["etcd"] * 3
+
+
 @pytest.mark.parametrize("endpoint", ELSEWHERE)
 @pytest.mark.parametrize("value", [{"rows": 17}, numbers()], ids=["small", "large"])
 def test_a_persisted_value_is_found_by_its_id(cluster: Trio, endpoint: str, value: object) -> None:

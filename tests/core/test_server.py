@@ -209,8 +209,25 @@ def test_command() -> None:
     """A server for this host alone: its own metadata, no RPC port."""
     binary = server.find_binary()
     command = server.server_command("/s", size="1Mi")
-    assert command == [binary, "--socket=/s", "--size", "1048576", "--meta", "local", "--rpc=false"]
+    assert command == [binary, "--socket=/s", "--size=1048576", "--meta=local", "--rpc=false"]
     assert server.server_command("/s", size="1Mi", reserve_memory=True) == [*command, "--reserve_memory=true"]
+
+
+@pytest.mark.parametrize(
+    ("options", "unsaid"),
+    [
+        (["--rpc=true", "--meta=etcd"], []),
+        (["-rpc", "-meta", "etcd"], []),
+        (["--norpc"], ["--meta=local"]),
+        (["--noreserve_memory"], ["--meta=local", "--rpc=false"]),
+        (["--metrics"], ["--meta=local", "--rpc=false"]),
+    ],
+)
+def test_options_are_said_once(options: List[str], unsaid: List[str]) -> None:
+    """What the options say, no default says otherwise."""
+    expected = [server.find_binary(), "--socket=/s", "--size=1048576", *unsaid, *options]
+    reserve = "--noreserve_memory" in options
+    assert server.server_command("/s", size="1Mi", reserve_memory=reserve, options=options) == expected
 
 
 def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:

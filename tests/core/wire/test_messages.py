@@ -116,7 +116,7 @@ READINGS: Dict[str, Reading] = {
     "register": lambda r: InstanceReply(r["version"], 0, "v.sock", r["rpc_endpoint"]),
     "register again": lambda r: InstanceReply(r["version"], 0, "v.sock", r["rpc_endpoint"]),
     "register over RPC": lambda r: InstanceReply(r["version"], 0, "v.sock", r["rpc_endpoint"]),
-    "status": StatusReply(instance_id=0, deployment="local", memory_used=0, memory_limit=1 << 20, connections=1),
+    "status": StatusReply(instance_id=0, memory_used=0, memory_limit=1 << 20, connections=1),
     "create": lambda r: BufferReply(r["id"], Payload(r["id"], r["fd"], 64, 4096, (1 << 20) + 8)),
     "create another": lambda r: BufferReply(
         r["id"], Payload(r["id"], r["created"]["store_fd"], 4224, 1, (1 << 20) + 8)
@@ -324,7 +324,6 @@ def test_numbers_of_the_wrong_kind(kind: type, field: str, wrong: object) -> Non
         (GetData, "content", {"five": {}}),
         (ListData, "content", "none"),
         (InstanceStatus, "meta", None),
-        (InstanceStatus, "meta__deployment", 1),
         (ClusterMeta, "meta", []),
     ],
 )

@@ -153,6 +153,13 @@ class Machines:
     def _ip(self, host: str, *arguments: str) -> None:
         _run("ip", "-n", self._space(host), *arguments)
 
+    def limit(self, rate: str) -> None:
+        """Let the link between the worker hosts carry no more than this in each direction, such as ``1gbit``."""
+        for host in DATA:
+            # A burst is what fits into a few scheduling intervals of a kernel with 250 of them in a second.
+            shape = ["tbf", "rate", rate, "burst", "1mb", "latency", "50ms"]
+            _run("tc", "-n", self._space(host), "qdisc", "replace", "dev", "data", "root", *shape)
+
     def received(self, host: str) -> int:
         """Return how many bytes a worker host has received from the other one."""
         statistics = "/sys/class/net/data/statistics/rx_bytes"

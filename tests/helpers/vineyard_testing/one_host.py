@@ -108,8 +108,7 @@ class OneHost:
 
     def start(self, dag_ids: Sequence[str]) -> None:
         """Bring up the database, then the services; return when the DAGs can run."""
-        self._postgres()
-        self.run("airflow", "db", "migrate")
+        self.database()
         for name in ("api-server", "scheduler", "dag-processor"):
             self.launch(name, "airflow", name)
 
@@ -124,7 +123,8 @@ class OneHost:
             return bool(self.rest("GET", "/version"))
         return False
 
-    def _postgres(self) -> None:
+    def database(self) -> None:
+        """Bring up the database alone, with Airflow's tables."""
         folder, data = _postgres_folder(), self.folder / "postgres"
         data.mkdir(mode=0o700)
         credentials: List[str] = []
@@ -142,6 +142,7 @@ class OneHost:
         ready = [f"{folder}/pg_isready", "-q", *where]
         wait_until(lambda: subprocess.run(ready, check=False).returncode == 0, "PostgreSQL", 60, self.check_alive)
         subprocess.run([f"{folder}/createdb", *where, "-U", "airflow", "airflow"], check=True)
+        self.run("airflow", "db", "migrate")
 
     def stop(self) -> None:
         """End everything and remove every trace."""

@@ -1,10 +1,10 @@
-"""Pipelines whose values are large: a chain of tasks, one with many readers, and one that waits for the test."""
+"""Pipelines whose values are large: a chain of tasks, one with many readers, and those that wait for the test."""
 
 from __future__ import annotations
 
 import os
 import time
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +75,24 @@ def pair() -> None:
     read(begin())
 
 
+@dag(schedule=None, start_date=datetime(2026, 1, 1), catchup=False)
+def crowded() -> None:
+    """Make three arrays of one, when the test opens the gate."""
+
+    @task
+    def begin() -> np.ndarray:
+        came_here()
+        return np.ones(BYTES // 8)
+
+    @task(pool="gate", retries=1, retry_delay=timedelta(seconds=5))
+    def grow(array: np.ndarray) -> np.ndarray:
+        came_here()
+        return np.concatenate([array, array, array])
+
+    grow(begin())
+
+
 chain()
 readers()
 pair()
+crowded()

@@ -49,7 +49,7 @@ def _serve(arguments: argparse.Namespace) -> None:
             print("A server listens there already; it keeps the size and options that it has.", file=sys.stderr)
         print(path)
         return
-    command = [*server.server_command(path, **options), *arguments.vineyardd]
+    command = server.server_command(path, **options, options=arguments.vineyardd)
     server.require_free(path)
     print(f"Serving at {path}; Ctrl-C ends it.", file=sys.stderr, flush=True)
     os.execve(command[0], command, server.server_environment())
@@ -73,7 +73,7 @@ def _status(arguments: argparse.Namespace) -> None:
     rows = {
         "socket": status.socket,
         "vineyardd": status.version,
-        "instance": f"{status.instance_id}, metadata in {status.metadata}",
+        "instance": f"{status.instance_id}" + (f", metadata in {status.metadata}" if status.metadata else ""),
         "memory": f"{_bytes(status.memory_used)} of {_bytes(status.memory_limit)} ({share:.1%})",
         "identity": status.identity,
         "clients": str(status.connections),
@@ -101,8 +101,22 @@ def _agent(arguments: argparse.Namespace) -> None:
     import logging
 
     from ._agent.housekeeper import Agent, on_signals
+    from ._agent.keeper import Keeper
 
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
+    user = server.credentials()
     urls = arguments.tier or [url for url in [os.environ.get("VINEYARD_TIER", "")] if url]
+    if not urls:
+        keeper = Keeper(
+            _path(arguments),
+            older_than=arguments.older_than,
+            with_server=arguments.with_server,
+            username=user["username"],
+            password=user["password"],
+        )
+        on_signals(keeper)
+        keeper.run()
+        return
     options = TierOptions(
         urls,
         spill=arguments.spill,
@@ -111,12 +125,11 @@ def _agent(arguments: argparse.Namespace) -> None:
         sync=arguments.sync,
         options=dict(arguments.tier_option),
     )
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
-    user = server.credentials()
     agent = Agent(
         _path(arguments),
         options,
         with_server=arguments.with_server,
+        older_than=arguments.older_than,
         username=user["username"],
         password=user["password"],
     )
@@ -262,6 +275,10 @@ def _share(text: str) -> float:
     return share
 
 
+def _age_or_never(text: str) -> Optional[timedelta]:
+    return None if text == "never" else _age(text)
+
+
 def _size(text: str) -> int:
     try:
         return server.parse_size(text)
@@ -298,7 +315,7 @@ def _parser() -> argparse.ArgumentParser:
 
     query("status", _status, "Show how full the store is and who serves it.")
     agent = command(
-        "agent", _agent, "Save the store's values in a tier, load them from there, and keep the store tidy."
+        "agent", _agent, "Keep the store tidy; with a tier, save its values there and load them from there."
     )
     agent.add_argument("--tier", action="append", metavar="URL", help="path or URL; the first is written, others read")
     agent.add_argument(
@@ -308,6 +325,9 @@ def _parser() -> argparse.ArgumentParser:
     agent.add_argument("--reserve", type=_share, default=0.1, metavar="SHARE", help="of the disk that stays free, 10%%")
     agent.add_argument("--timeout", type=float, default=120.0, metavar="SECONDS", help="for saving or loading a value")
     agent.add_argument("--sync", action="store_true", help="what is saved in a folder survives a power cut")
+    agent.add_argument(
+        *("--older-than",), type=_age_or_never, metavar="AGE", help="delete values of this age, such as 7d; or never"
+    )
     agent.add_argument("--with-server", action="store_true", help="end when the server has ended and all is saved")
 
     listing = query("list", _list, "List the objects in the store, oldest first.")

@@ -163,7 +163,8 @@ class StoreStatus:
         socket: its IPC socket.
         version: of vineyardd.
         instance_id: its number within the cluster; 0 for a server of its own.
-        metadata: where its metadata live: ``local``, or the service that instances share.
+        metadata: where it keeps its metadata: ``local``, or the kind of service that instances share, such as ``etcd``;
+            None where the command line of its process cannot be seen from here, as from another container.
         endpoint: ``host:port`` of its RPC; None when that is off.
         memory_used: bytes in use.
         memory_limit: the size of the store in bytes.
@@ -174,7 +175,7 @@ class StoreStatus:
     socket: str
     version: str
     instance_id: int
-    metadata: str
+    metadata: Optional[str]
     endpoint: Optional[str]
     memory_used: int
     memory_limit: int

@@ -123,5 +123,8 @@ def count(name: str) -> None:
 def create_session() -> Any:
     """Return a context manager that gives a session of the metadata database."""
     # At INFO it lists its plugins, which 3.1 and 3.2 print among what `gc --json` prints.
-    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
+    plugins = logging.getLogger("alembic.runtime.plugins")
+    # To set a level, the same or not, empties what all loggers remember.
+    if plugins.level != logging.WARNING:
+        plugins.setLevel(logging.WARNING)
     return import_module("airflow.utils.session").create_session()

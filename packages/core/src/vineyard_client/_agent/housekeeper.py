@@ -23,6 +23,7 @@ from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as TimeoutOfFuture
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from itertools import islice
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, TypeVar, Union
 
@@ -37,6 +38,7 @@ from .._tiers.options import TierOptions
 from .._tiers.urls import open_tier
 from ..exceptions import TierFailed, TierRefused, TierUnavailable, VineyardError
 from .door import Door
+from .keeper import Keeper, collect
 from .loading import Wanted, load
 from .saving import save
 from .store import Store
@@ -99,6 +101,7 @@ class Agent:
         options: the tiers.
         with_server: whether it ends when the server has ended.
         tidy_every: seconds between two rounds of tidying up.
+        older_than: the age at which values are deleted, with their copies.
         username: for a server started with ``--htpasswd``.
         password: likewise.
 
@@ -113,6 +116,7 @@ class Agent:
         *,
         with_server: bool = False,
         tidy_every: float = _TIDY,
+        older_than: Optional[timedelta] = None,
         username: str = "",
         password: str = "",
     ) -> None:
@@ -130,10 +134,22 @@ class Agent:
             peers=(),
             starter=None,
         )
+        # As anybody else would delete a value, who asks at the door: its copy goes with it.
+        self._elder = Session(
+            self.path,
+            timeout=30.0,
+            username=username,
+            password=password,
+            endpoint=None,
+            peers=(),
+            starter=None,
+            tiers=Tiers(self.path, options),
+        )
         self._store = Store(self._session, self._notes)
         self._tidying = Tidying(self._session, self._store, self._tiers, self._tiers.opened)
         self._with_server = with_server
         self._tidy_every = tidy_every
+        self._older_than = older_than
         self._wakened, self._waker = socket.socketpair()
         self._waker.setblocking(False)
         self._ending = False
@@ -177,6 +193,7 @@ class Agent:
                 return left
         finally:
             self._store.close()
+            self._elder.close()
             self._wakened.close()
             self._waker.close()
 
@@ -232,11 +249,20 @@ class Agent:
             self._look()
             if time.monotonic() - tidied >= self._tidy_every:
                 tidied = time.monotonic()
-                self._pool.submit(self._tidying.all)
+                self._pool.submit(self._tidy)
             if self._with_server and not self._busy() and time.monotonic() - gone > _LINGER:
                 return False
             self._wait()
         return True
+
+    def _tidy(self) -> None:
+        self._tidying.all()
+        if self._older_than is None:
+            return
+        try:
+            collect(self._elder, self._older_than)
+        except VineyardError as error:
+            log.warning("deleting what is older than %s: %s", self._older_than, error)
 
     def _wait(self) -> None:
         """Wait for a ring, a line in the journal, or the time for a look."""
@@ -422,7 +448,7 @@ class Agent:
         }
 
 
-def on_signals(agent: Agent) -> None:
+def on_signals(agent: Union[Agent, Keeper]) -> None:
     """Have the agent end when the process is told to."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, agent.end)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from typing import Dict, List, Union
+from typing import Dict, List, Sequence, Union
 
 from ..exceptions import ServerStartFailed
 
@@ -77,13 +77,16 @@ def _memory() -> int:
     return min(limits)
 
 
-def server_command(socket: str, *, size: Size = None, reserve_memory: bool = False) -> List[str]:
-    """Return the command that runs a server for this host alone.
+def server_command(
+    socket: str, *, size: Size = None, reserve_memory: bool = False, options: Sequence[str] = ()
+) -> List[str]:
+    """Return the command that runs a server, for this host alone unless its options say otherwise.
 
     Args:
         socket: path of its IPC socket.
         size: of the store; see ``parse_size``.
         reserve_memory: touch all of it at the start, so that it is charged to the server and there when needed.
+        options: further options of vineyardd, such as ``--rpc=true``. What they say is not said twice.
 
     Raises:
         ServerStartFailed: there is no vineyardd for this platform.
@@ -94,8 +97,16 @@ def server_command(socket: str, *, size: Size = None, reserve_memory: bool = Fal
         raise ValueError(
             f"A store of {number} bytes is more than the {_memory()} bytes that this host or container has."
         )
-    command = [find_binary(), f"--socket={socket}", "--size", str(number), "--meta", "local", "--rpc=false"]
-    return [*command, "--reserve_memory=true"] if reserve_memory else command
+    defaults = ["--meta=local", "--rpc=false", *["--reserve_memory=true"] * reserve_memory]
+    said = {_name(option) for option in options}
+    unsaid = [default for default in defaults if _name(default) not in said]
+    return [find_binary(), f"--socket={socket}", f"--size={number}", *unsaid, *options]
+
+
+def _name(option: str) -> str:
+    """Return the name of an option of vineyardd, which knows ``--rpc``, ``-rpc=true`` and ``--norpc``."""
+    name = option.lstrip("-").partition("=")[0].replace("-", "_")
+    return name[2:] if name in ("norpc", "noreserve_memory") else name
 
 
 def server_environment() -> Dict[str, str]:

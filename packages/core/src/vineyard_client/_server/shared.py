@@ -124,7 +124,7 @@ def ensure_server(
         return False
     # A link is followed, so that whoever starts the server by the other path has the same lock and the same server.
     socket = os.path.realpath(socket) if os.path.islink(socket) else os.path.abspath(socket)
-    command = [*server_command(socket, size=size, reserve_memory=reserve_memory), *options]
+    command = server_command(socket, size=size, reserve_memory=reserve_memory, options=options)
     deadline = Deadline(timeout)
     with start_lock(socket, deadline) as place:
         if listens(socket):

@@ -236,6 +236,11 @@ class Connection:
         return self._timeout
 
     @property
+    def peer_pid(self) -> int:
+        """The process of the server on this host; 0 where that cannot be told."""
+        return getattr(self.conversation.stream, "peer_pid", 0)
+
+    @property
     def peer(self) -> str:
         """The server's end, as a person would name it."""
         return self.conversation.stream.peer

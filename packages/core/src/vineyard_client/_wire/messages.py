@@ -437,10 +437,9 @@ class Persist(_Acknowledged):
 
 
 class StatusReply(NamedTuple):
-    """How full an instance is, in bytes; ``deployment`` is ``local`` or what the cluster's metadata live in."""
+    """How full an instance is, in bytes."""
 
     instance_id: int
-    deployment: str
     memory_used: int
     memory_limit: int
     connections: int
@@ -457,7 +456,6 @@ class InstanceStatus(Request[StatusReply]):
         meta: Tree = _field(reply, "meta", dict)
         return StatusReply(
             instance_id=_size(meta, "instance_id"),
-            deployment=_field(meta, "deployment", str, ""),
             memory_used=_size(meta, "memory_usage"),
             memory_limit=_size(meta, "memory_limit"),
             connections=_size(meta, "ipc_connections", 0),

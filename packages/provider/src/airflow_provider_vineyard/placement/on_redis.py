@@ -78,6 +78,7 @@ class RedisRoom:
         self._suffixes = [f"{channel.sep}{step}" if step else "" for step in steps]
         self._gone = max(_GONE, 2 * channel.visibility_timeout)
         self._known: Dict[str, float] = {}
+        self._listened: Dict[str, float] = {}
         self._looked = 0.0
 
     def close(self) -> None:
@@ -90,12 +91,16 @@ class RedisRoom:
 
     def open_to(self, queues: Iterable[str]) -> Set[str]:
         """Return those queues of hosts that a worker has listened to, and remember that they are sent to."""
-        names = sorted(set(queues))
-        with self._redis.pipeline(transaction=False) as pipe:
-            for name in names:
-                pipe.exists(self._key(self._binding % name))
-            listened = {name for name, there in zip(names, pipe.execute()) if there}
-        now = time.time()
+        now, names = time.time(), set(queues)
+        unsure = sorted(name for name in names if now - self._listened.get(name, 0.0) > _NOW_AND_THEN)
+        if unsure:
+            with self._redis.pipeline(transaction=False) as pipe:
+                for name in unsure:
+                    pipe.exists(self._key(self._binding % name))
+                answers = dict(zip(unsure, pipe.execute()))
+            self._listened.update((name, now) for name, there in answers.items() if there)
+            names -= {name for name, there in answers.items() if not there}
+        listened = names
         new = {name: now for name in listened if now - self._known.get(name, 0.0) > _QUIET / 2}
         if new:
             self._redis.zadd(self._key(QUEUES), new)

@@ -210,4 +210,4 @@ def note(session: Any, placed: Mapping[Reader, Choice]) -> None:
         rows.append({"dttm": datetime.now(timezone.utc), **row, **names})
     if rows:
         # All at once; and with Airflow's own log_task_event the event is lost on 3.3.
-        session.execute(version_compat.log_model().__table__.insert(), rows)
+        session.connection().execute(version_compat.log_model().__table__.insert(), rows)

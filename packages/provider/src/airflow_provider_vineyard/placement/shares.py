@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+from functools import lru_cache
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -111,15 +112,21 @@ def weigh(
 
 
 def _rows(session: Any, wanted: Iterable[Tuple[str, str, str]]) -> Iterable[Tuple[Tuple[str, str, str, int], Any]]:
-    from sqlalchemy import select, tuple_
+    found = session.connection().execute(_query(), {"tasks": sorted(wanted), "key": _KEY, "most": ROWS})
+    for *task, value in found:
+        yield (task[0], task[1], task[2], task[3]), value
 
-    model = version_compat.xcom_model()
-    table = model.__table__.c
+
+@lru_cache(maxsize=1)
+def _query() -> Any:
+    """Return the query for rows. To make it anew for each batch takes as long as to run it."""
+    from sqlalchemy import bindparam, select, tuple_
+
+    table = version_compat.xcom_model().__table__.c
     columns = (table.dag_id, table.run_id, table.task_id)
     query = select(*columns, table.map_index, table.value)
-    query = query.where(table.key == _KEY, tuple_(*columns).in_(sorted(wanted))).limit(ROWS)
-    for *task, value in session.execute(query):
-        yield (task[0], task[1], task[2], task[3]), value
+    those = table.key == bindparam("key"), tuple_(*columns).in_(bindparam("tasks", expanding=True))
+    return query.where(*those).limit(bindparam("most"))
 
 
 def _parse(value: Any) -> Optional[RowReference]:

@@ -1,0 +1,137 @@
+"""Collecting a store's garbage now and then, with values beyond an age if that is wished; and the agent without a tier.
+
+Where there is a tier, the housekeeper tidies up (``tidying``), which knows what there is by its notes; then only values
+beyond an age are looked for here. Both look at all of the store, which keeps others waiting for as long as it takes; so
+a store in which that is long is left to ``vineyard-client gc`` after the first look, unless an age is given.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import select
+import socket
+import time
+from contextlib import suppress
+from datetime import timedelta
+from typing import Optional
+
+from .._calls import housekeeping
+from .._calls.session import Session
+from ..exceptions import ConnectionFailed, VineyardError
+
+__all__ = ["Keeper", "collect"]
+
+log = logging.getLogger("vineyard_client.agent")
+
+# Seconds between two rounds, and between two looks whether the server is another one.
+_EVERY = 3600.0
+_LOOK = 1.0
+
+_TIMEOUT = 60.0
+
+# Seconds that a look at all of the store may take so that it is taken again.
+_SHORT = 0.05
+
+
+def collect(session: Session, older_than: Optional[timedelta]) -> None:
+    """Free what nobody needs, and values of an age; say what that was.
+
+    Args:
+        session: of the store, and of the tier if there is one: copies go with their values.
+        older_than: the age; None is none.
+
+    Raises:
+        VineyardError: as ``Client.collect``.
+    """
+    freed = housekeeping.collect(session, session.connection(), older_than=older_than)
+    if freed:
+        reasons = sorted({action.reason for action in freed})
+        log.info("collected %d objects: %s", len(freed), ", ".join(reasons))
+
+
+class Keeper:
+    """The agent of a store that has no tier: it frees what nobody needs.
+
+    Args:
+        path: the store's IPC socket.
+        older_than: the age at which values are freed, too.
+        with_server: whether it ends when the server has ended.
+        every: seconds between two rounds.
+        username: for a server started with ``--htpasswd``.
+        password: likewise.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        older_than: Optional[timedelta] = None,
+        with_server: bool = False,
+        every: float = _EVERY,
+        username: str = "",
+        password: str = "",
+    ) -> None:
+        self._session = Session(
+            os.path.abspath(path),
+            timeout=_TIMEOUT,
+            username=username,
+            password=password,
+            endpoint=None,
+            peers=(),
+            starter=None,
+        )
+        self._older_than = older_than
+        self._with_server = with_server
+        self._every = every
+        self._wakened, self._waker = socket.socketpair()
+        self._waker.setblocking(False)
+        self._ending = False
+
+    def run(self) -> int:
+        """Live until told to end; return 0, the number of values that are not saved.
+
+        Raises:
+            VineyardError: what listens at the path does not let us in, or is no store.
+        """
+        looked, due, seen = "", 0.0, False
+        try:
+            while not self._ending:
+                try:
+                    identity = housekeeping.status(self._session).identity
+                    seen = True
+                    if identity != looked or time.monotonic() >= due:
+                        again = self._round()
+                        looked, due = identity, time.monotonic() + self._every if again else math.inf
+                except ConnectionFailed:
+                    if seen and self._with_server:
+                        break
+                if select.select([self._wakened], [], [], _LOOK)[0]:
+                    self._wakened.recv(4096)
+            return 0
+        finally:
+            self._session.close()
+            self._wakened.close()
+            self._waker.close()
+
+    def end(self, *_: object) -> None:
+        """End; may be called from a signal handler."""
+        self._ending = True
+        with suppress(OSError):  # it is awake already, or has ended
+            self._waker.send(b".")
+
+    def _round(self) -> bool:
+        """Collect; return whether to do it again, later."""
+        started = time.monotonic()
+        try:
+            collect(self._session, self._older_than)
+        except ConnectionFailed:
+            raise
+        except VineyardError as error:
+            log.warning("collecting: %s", error)
+        took = time.monotonic() - started
+        if self._older_than is None and took > _SHORT:
+            log.info("a look at the whole store takes %.1f s: it is left to vineyard-client gc", took)
+            return False
+        return True
