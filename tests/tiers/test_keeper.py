@@ -18,7 +18,7 @@ import vineyard_client as vc
 
 
 @contextmanager
-def keeper(socket: str, *arguments: str) -> Iterator["subprocess.Popen[bytes]"]:
+def keeper(socket: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     """An agent without a tier."""
     env = {name: value for name, value in os.environ.items() if name != "VINEYARD_TIER"}
     command = [sys.executable, "-m", "vineyard_client", "agent", "--socket", socket, *arguments]
