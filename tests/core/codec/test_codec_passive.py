@@ -504,3 +504,120 @@ def test_no_maker_runs_a_method_of_what_it_is_given(shape):
             with contextlib.suppress(VineyardError):
                 decode(stored)
             assert not models.ran, (name, cls)
+
+
+# What is filled, with what a maker of it wants.
+FILLED = {
+    "attributes": ("SimpleNamespace",),
+    "exception": ("exception", "", "ValueError", ()),
+    "io": ("_io.BytesIO", b"", 0),
+    "subprocess": ("subprocess.CompletedProcess",),
+    "passive": ("passive.new", "passive_models", "Order", "object"),
+    "numpy.objects": ("numpy.objects", (2,), "C"),
+    "numpy.structured": ("numpy.structured", [("a", "<i4"), ("b", "O")], (1,), "C"),
+    "pandas.frame": ("pandas.frame", "", "Series"),
+    "pandas.state": ("pandas.new", "Categorical"),
+    "scipy.sparse": ("scipy.sparse", "csr_matrix"),
+    "scipy.object": ("scipy.object", "scipy.interpolate._rbfinterp", "RBFInterpolator"),
+    "sklearn.object": ("sklearn.object", "sklearn.isotonic", "IsotonicRegression"),
+    "xarray.state": ("xarray.new", "Variable"),
+    "PIL.image": ("PIL.image", "L", (1, 1), b"x"),
+}
+FILLINGS = {
+    "itself": lambda value: value,
+    "twice": lambda value: (value, value),
+    "three times": lambda value: (value, value, value),
+    "lists of it": lambda value: ([value], [(value, value)], {}),
+    "as the second": lambda value: ({}, value),
+    "five times": lambda value: ({}, value, value, value, {}),
+    "an attribute": lambda value: ({"a": value, "b": value}, None),
+    "a version": lambda value: ({"_sklearn_version": value}, None),
+    "thresholds": lambda value: ({"X_thresholds_": value, "y_thresholds_": [value]}, None),
+    "a pair of tuples": lambda value: (((value,) * 9, (value,)), None),
+    "the keys": lambda value: ({"_shape": (value,), "data": value, "indices": value, "indptr": value}, None),
+}
+
+
+@pytest.mark.parametrize("filling", FILLINGS)
+def test_nothing_that_is_filled_runs_a_method_of_its_content(filling):
+    ran = 0
+    for name, maker in FILLED.items():
+        for cls, content in CONTENT.items():
+            try:
+                table.load(maker[0].partition(".")[0])
+            except UnsupportedVersion:
+                continue  # not installed
+            value = Assembler().call("MAKE", "passive.new", "passive_models", cls, *content)
+            made = Assembler().call("MAKE", *maker)
+            stored = blob_of(pickled(("FILL", (made, (name, FILLINGS[filling](value))))))
+            with contextlib.suppress(VineyardError):
+                decode(stored)
+            assert not models.ran, (name, cls)
+            ran += 1
+    assert ran > 20
+
+
+# What the opcodes of a pickle call on what lies on the stack.
+OPCODES = {
+    "REDUCE": Assembler().data((1,)).raw(b"R"),
+    "APPEND": Assembler().data(1).raw(b"a"),
+    "APPENDS": Assembler().raw(b"(").data(1).raw(b"e"),
+    "SETITEM": Assembler().data(1).data(2).raw(b"s"),
+    "SETITEMS": Assembler().raw(b"(").data(1).data(2).raw(b"u"),
+    "ADDITEMS": Assembler().raw(b"(").data(1).raw(b"\x90"),
+    "READONLY_BUFFER": Assembler().raw(b"\x98"),
+}
+# Objects with methods, and ways to have one of them on top of the stack.
+LOUD = {
+    **{cls: Assembler().call("MAKE", "passive.new", "passive_models", cls, *CONTENT[cls]) for cls in CONTENT},
+    "TrappedList": Assembler().call("MAKE", "passive.new", "passive_models", "TrappedList", "list"),
+    "TrappedSet": Assembler().call("MAKE", "passive.new", "passive_models", "TrappedSet", "set"),
+}
+WAYS = {
+    "as it is": lambda made: Assembler().data(made),
+    "from the memo": lambda made: Assembler().data(made).raw(b"\x940h\0"),
+    "above a mark": lambda made: Assembler().data(made).raw(b"(N1"),
+    "filled": lambda made: Assembler().call("FILL", made, ("passive", (None, None, None))),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("opcode", OPCODES)
+def test_no_opcode_reaches_a_method(opcode, way):
+    for cls, made in LOUD.items():
+        stream = WAYS[way](made).data(OPCODES[opcode])
+        for code in (
+            stream.finish(),
+            stream.raw(b"X" + (70_000).to_bytes(4, "little") + b"x" * 70_000 + b"0").finish(),
+        ):
+            with pytest.raises(VineyardError):
+                decode(blob_of(code))
+            assert not models.ran, cls
+
+
+def test_containers_of_python_hold_objects_with_methods():
+    """Which get their items by opcodes as well."""
+    point = models.Point(1.0)
+    value = {
+        "ordered": collections.OrderedDict(a=point),
+        "counted": collections.Counter({point: 2}),
+        "default": collections.defaultdict(list, {point: [point]}),
+        "queue": collections.deque([point, point]),
+        "set": {point},
+        "frozen": frozenset([point]),
+        "many": [point] * 2000,
+        "lines": models.Order("a", [point]),
+    }
+    value["itself"] = value["lines"]
+    result = roundtrip(value)
+    assert result.pop("itself") is result["lines"]
+    del value["itself"]
+    assert result == value and type(result["queue"][0]) is models.Point
+
+
+def test_what_is_given_may_hold_itself():
+    """A list in itself is looked through once."""
+    made = Assembler().call("MAKE", "passive.new", "passive_models", "TrappedData", "object")
+    itself = Assembler().raw(b"]\x94h\0a")
+    with pytest.raises(VineyardError):
+        decode(blob_of(Assembler().data(itself).data(made).raw(b"00").call("MAKE", "range", itself, made).finish()))

@@ -284,7 +284,7 @@ def _libraries():
         "polars.GroupBy": (pl.DataFrame({"a": [1]}).group_by("a"), "names of its keys"),
         "pandas.GroupBy": (frame.groupby("a"), "names of its keys"),
         "pandas.Rolling": (frame.rolling(1), "size of the window"),
-        "pandas.Flags": (frame.flags, "allows_duplicate_labels"),
+        **({"pandas.Flags": (frame.flags, "allows_duplicate_labels")} if hasattr(frame, "flags") else {}),
         "numpy.ndindex": (np.ndindex(2, 3), "or the shape"),
         "numpy.ndenumerate": (np.ndenumerate([1]), "or the array"),
         "numpy.flatiter": (np.arange(3).flat, "return the array"),

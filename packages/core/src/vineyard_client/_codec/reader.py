@@ -16,7 +16,7 @@ from __future__ import annotations
 import pickle
 import sys
 from operator import itemgetter
-from typing import Any, Callable, Dict, FrozenSet, List, NoReturn, Sequence, Tuple
+from typing import AbstractSet, Any, Callable, Dict, FrozenSet, List, NoReturn, Sequence, Tuple
 
 from vineyard_client.exceptions import ObjectCorrupted, UnsafeType, VineyardError
 
@@ -25,6 +25,7 @@ from .outside import from_outside
 from .parts import damaged, refused, set_state
 from .policy import Policy, qualified
 from .table import table
+from .targets import check_targets
 from .verify import Stream, verify
 
 __all__ = ["Reader", "load"]
@@ -55,13 +56,17 @@ class Reader:
         policy: which classes are allowed besides the known types.
         limit: length of the stream; nothing that is spelt out in it can have more elements.
         buffers: what lies beside it.
+        stream: returns a private copy of the stream.
     """
 
-    def __init__(self, policy: Policy, limit: int, buffers: Sequence[memoryview]) -> None:
+    def __init__(
+        self, policy: Policy, limit: int, buffers: Sequence[memoryview], stream: Callable[[], bytes] = bytes
+    ) -> None:
         self.policy = policy
         self.limit = limit
         self.notes: Dict[Any, Any] = {}
         self._buffers = buffers
+        self._stream = stream
         self._waiting: List[Tuple[int, Callable[[], None]]] = []
         # Those that the stream has named; each refers to this reader.
         self._operations: Dict[str, Any] = {}
@@ -106,28 +111,40 @@ class Reader:
             maker = _makers.get(name)
         if maker is None:
             raise _unknown(name)
-        if self._loud and self._meets_loud(parts, name):
+        if self._loud and self._meets_loud(parts, name, _HOLDERS):
             raise refused(f"it makes a {name} of an object whose class has code that could run then", name)
         value = maker(self, *parts)
         if name in _makers_of_unfinished:
             self._unfinished[id(value)] = value, name
         return value
 
-    def _meets_loud(self, parts: Any, name: str) -> bool:
+    def _meets_loud(self, parts: Any, name: str, holders: AbstractSet[str]) -> bool:
         """Tell whether a maker would be handed an object that it does not expect, and whose methods it might use.
 
         Objects of passive classes are data, and no maker has to expect them but those that hold any objects.
         """
-        waiting = [parts]
+        holds = name in holders
+        waiting, seen = [parts], {id(parts)}
         while waiting:
             for part in waiting.pop():
-                if type(part) in self._loud:
+                kind = type(part)
+                if kind in self._loud:
                     return name not in _HOLD_DIRECTLY
-                if name not in _HOLDERS and type(part) in (tuple, list):
+                if not holds and kind in (tuple, list, dict) and id(part) not in seen:
+                    seen.add(id(part))
                     waiting.append(part)
-                elif name not in _HOLDERS and type(part) is dict:
-                    waiting.append(part.values())
+                    if kind is dict:
+                        waiting.append(part.values())
         return False
+
+    def check_quiet(self, parts: Tuple[Any, ...], name: str) -> None:
+        """Refuse what holds an object of a passive class that has methods, at any depth of plain containers.
+
+        Raises:
+            UnsafeType: it does.
+        """
+        if self._loud and self._meets_loud(parts, name, frozenset()):
+            raise refused(f"it fills a {name} with an object whose class has code that could run then", name)
 
     def new(self, module: str, qualname: str, arguments: Tuple[Any, ...], keywords: Dict[str, Any]) -> Any:
         """Create an object of an allowed class without initialising it."""
@@ -178,6 +195,10 @@ class Reader:
         made, maker = self._unfinished.pop(id(value), (None, ""))
         if made is not value or name not in table.unfinished[maker][0]:
             raise refused(f"it fills a {qualified(type(value))} that it did not make", qualified(type(value)))
+        if self._loud:
+            parts = content if type(content) is tuple else (content,)
+            if name != "exception" and self._meets_loud(parts, name, table.holders):
+                raise refused(f"it fills a {name} with an object whose class has code that could run then", name)
         filler(self, value, content)
         return value
 
@@ -227,6 +248,8 @@ class Reader:
         if found is None:
             found = self._passive[module, qualname] = self.policy.find_passive(module, qualname)
             if not self.policy.is_quiet(found):
+                if not self._loud:
+                    check_targets(self._stream())
                 self._loud = self._loud | {found}
         return found
 
@@ -287,7 +310,7 @@ def load(stream: Stream, buffers: List[memoryview], policy: Policy) -> Any:
         MemoryError: there is not enough for the value.
     """
     file = verify(stream)
-    reader = Reader(policy, len(stream), buffers)
+    reader = Reader(policy, len(stream), buffers, file.getvalue)
     unpickler: Any = None
     try:
         unpickler = _Unpickler(file, buffers=buffers)

@@ -50,6 +50,8 @@ class Table:
         self.whole: Set[str] = set()
         self.makers: Dict[str, Maker] = {}
         self.fillers: Dict[str, Filler] = {}
+        # Fillers that keep any objects, also those whose classes have methods, and ask nothing of them.
+        self.holders: Set[str] = set()
         # A maker's name -> the fillers that may complete what it makes, and whether one of them must.
         self.unfinished: Dict[str, Tuple[FrozenSet[str], bool]] = {}
         # How objects of passive classes are written, see ``passive``.
@@ -65,7 +67,7 @@ class Table:
         self.values[cls] = name
         self.named[name] = cls
 
-    def filler(self, name: str, fill: Filler, *makers: str, must: bool = True) -> None:
+    def filler(self, name: str, fill: Filler, *makers: str, must: bool = True, holds: bool = False) -> None:
         """Declare a filler.
 
         Args:
@@ -73,8 +75,11 @@ class Table:
             fill: completes a value.
             makers: names of the makers whose values it completes.
             must: whether they are damaged unless it, or another filler of theirs, does.
+            holds: whether it keeps what is in the content, or in a tuple that is the content, and asks nothing of it.
         """
         self.fillers[name] = fill
+        if holds:
+            self.holders.add(name)
         for maker in makers:
             self.unfinished[maker] = self.unfinished.get(maker, (frozenset(), must))[0] | {name}, must
 

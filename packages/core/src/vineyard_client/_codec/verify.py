@@ -24,11 +24,11 @@ from __future__ import annotations
 import functools
 import io
 import re
-from typing import IO, Dict, List, Pattern, Union, cast
+from typing import Dict, List, Pattern, Union
 
 from .parts import damaged, refused
 
-__all__ = ["Stream", "verify"]
+__all__ = ["Parts", "Stream", "verify"]
 
 Stream = Union[bytes, memoryview]
 
@@ -81,7 +81,7 @@ def _runs() -> Pattern[bytes]:
     return re.compile(b"(?s:(?:" + b"|".join(alternatives) + b"){1,%d})" % _RUN)
 
 
-def verify(stream: Stream) -> IO[bytes]:
+def verify(stream: Stream) -> Union[io.BytesIO, Parts]:
     """Refuse a pickle stream that holds anything but plain data and our own operations.
 
     Args:
@@ -89,7 +89,7 @@ def verify(stream: Stream) -> IO[bytes]:
             large texts and bytes, which is data whoever changes it.
 
     Returns:
-        A file for the unpickler, with what was checked.
+        A file for the unpickler, with what was checked, which ``getvalue`` returns whole.
 
     Raises:
         UnsafeType: an opcode that could run code.
@@ -101,7 +101,7 @@ def verify(stream: Stream) -> IO[bytes]:
         if not _check(stream, 2, False):
             raise damaged("its pickle stream has no end")
         return io.BytesIO(stream)
-    return cast("IO[bytes]", _Parts(_private(stream)))
+    return Parts(_private(stream))
 
 
 def _check(code: bytes, position: int, in_frame: bool) -> bool:
@@ -179,11 +179,16 @@ def _private(view: memoryview) -> List[Union[bytes, memoryview]]:
     return parts
 
 
-class _Parts:
+class Parts:
     """A file of parts, read in the pieces in which they were written, so that hardly anything is copied again."""
 
     def __init__(self, parts: List[Union[bytes, memoryview]]) -> None:
+        self._whole = parts
         self._parts = parts[::-1]
+
+    def getvalue(self) -> bytes:
+        """Return everything, whatever has been read of it."""
+        return b"".join(self._whole)
 
     def read(self, size: int) -> bytes:
         """Return the next bytes: a part as it is if it is wanted whole."""

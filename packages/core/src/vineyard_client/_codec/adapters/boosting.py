@@ -123,7 +123,7 @@ def install_lightgbm(table: Table) -> None:
     table.reducers[lightgbm.Booster] = _reduce_lightgbm
     table.reducers[lightgbm.Dataset] = _no_data
     table.makers["lightgbm.booster"] = _make_lightgbm
-    table.filler("lightgbm.booster", _fill, "lightgbm.booster")
+    table.filler("lightgbm.booster", _fill, "lightgbm.booster", holds=True)
 
 
 # --- xgboost ----------------------------------------------------------------------------------------------------------
@@ -198,4 +198,4 @@ def install_xgboost(table: Table) -> None:
         if cls is not None:
             table.reducers[cls] = _no_data
     table.makers["xgboost.booster"] = _make_xgboost
-    table.filler("xgboost.booster", _fill, "xgboost.booster")
+    table.filler("xgboost.booster", _fill, "xgboost.booster", holds=True)

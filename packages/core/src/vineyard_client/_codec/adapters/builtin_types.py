@@ -272,7 +272,7 @@ def _make_exception(reader: Reader, module: str, qualname: str, arguments: Any) 
 
 
 def _fill_exception(reader: Reader, value: Any, state: Any) -> None:
-    attributes, cause, context, suppress, fields = state
+    attributes, cause, context, suppress, fields = checked(state, tuple)
     if not isinstance(value, BaseException):
         raise damaged(f"it sets the cause of a {qualified(type(value))}")
     vars(value).update(checked(attributes, dict))
@@ -281,6 +281,8 @@ def _fill_exception(reader: Reader, value: Any, state: Any) -> None:
     for name, content in checked(fields, dict).items():
         if name not in known:
             raise damaged(f"a {qualified(type(value))} has no field {name!r}")
+        if name != "obj":  # which may be anything; some of the others are made numbers
+            reader.check_quiet((content,), "exception")
         known[name].__set__(value, content)
 
 
@@ -348,5 +350,5 @@ def install(table: Table) -> None:
         }
     )
     containers = [cls.__name__ for cls in _WITH_ATTRIBUTES]
-    table.filler("attributes", _fill_attributes, *containers, must=False)
-    table.filler("exception", _fill_exception, "exception")
+    table.filler("attributes", _fill_attributes, *containers, must=False, holds=True)
+    table.filler("exception", _fill_exception, "exception", holds=True)

@@ -373,9 +373,9 @@ def install(table: Table) -> None:
             "numpy.masked": _make_masked,
         }
     )
-    table.filler("numpy.objects", _fill_objects, "numpy.objects")
+    table.filler("numpy.objects", _fill_objects, "numpy.objects", holds=True)
     table.filler("numpy.structured", _fill_structured, "numpy.structured")
-    table.filler("numpy.view", _fill_view, "numpy.view", must=False)
+    table.filler("numpy.view", _fill_view, "numpy.view", must=False, holds=True)
     names: List[str] = [*_SCALARS.split(), *_ABSTRACT.split()]
     for name in names:
         table.value(f"numpy.{name}", getattr(np, name))

@@ -434,6 +434,7 @@ def _fill_frame(reader: Reader, frame: Any, content: Any) -> None:
     if not _frame_name(cls) and not (isinstance(frame, (pd.DataFrame, pd.Series)) and reader.allows(cls)):
         raise refused(f"it sets the blocks of a {qualified(cls)}", qualified(cls))
     axes, parts, state = content
+    reader.check_quiet((axes, parts), "pandas.frame")
     if "_mgr" in vars(frame) or any(key.startswith("__") for key in state):
         raise damaged("a frame is filled twice or has strange attributes")
     if not all(isinstance(axis, pd.Index) for axis in axes):
@@ -511,8 +512,8 @@ def install(table: Table) -> None:
     )
     table.filler("pandas.state", _fill_state, "pandas.new")
     table.filler("pandas.attributes", _fill_attributes, "pandas.new")
-    table.filler("pandas.grouper", _fill_grouper, "pandas.grouper")
-    table.filler("pandas.frame", _fill_frame, "pandas.frame")
+    table.filler("pandas.grouper", _fill_grouper, "pandas.grouper", holds=True)
+    table.filler("pandas.frame", _fill_frame, "pandas.frame", holds=True)
     FRAMES.update(DataFrame=pd.DataFrame, Series=pd.Series)
     for cls in (pd.DataFrame, pd.Series, pd.Timestamp, pd.Timedelta, pd.Period, pd.Interval):
         table.value(f"pandas.{cls.__name__}", cls)

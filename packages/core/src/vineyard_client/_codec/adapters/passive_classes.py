@@ -223,4 +223,4 @@ def install(table: Table) -> None:
         }
     )
     # Members of enumerations and the like belong to everybody: nothing is set on what was not made here.
-    table.filler("passive", _fill, "passive.new", "passive.named", must=False)
+    table.filler("passive", _fill, "passive.new", "passive.named", must=False, holds=True)

@@ -96,4 +96,4 @@ def install(table: Table) -> None:
     Image = importlib.import_module("PIL.Image")
     table.bases[Image.Image] = _reduce
     table.makers["PIL.image"] = _make
-    table.filler("PIL.image", _fill, "PIL.image")
+    table.filler("PIL.image", _fill, "PIL.image", holds=True)

@@ -53,6 +53,7 @@ _PACKAGE = Package(
         "sklearn.isotonic.IsotonicRegression",
         "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
     ),
+    holding=("sklearn.base.BaseEstimator",),
     direct=("sklearn.utils._bunch.Bunch", "sklearn.utils.Bunch"),
     functions=_FUNCTIONS,
     checks=sklearn_checks.CHECKS,
@@ -91,6 +92,12 @@ def _reduce(writer: Writer, value: Any) -> Tuple[Any, ...]:
     if home in _TREES and _TREE_NAME.match(name):
         return MAKE, ("sklearn.neighbours", home, name, *value.__getstate__())
     return _PACKAGE.reduce(writer, value)
+
+
+def _set_estimator(value: Any, state: Any) -> None:
+    """Set the state of an estimator, which compares its version and keeps the rest."""
+    checked(state.get("_sklearn_version", ""), str)
+    type(value).__setstate__(value, state)
 
 
 def _make_loss(reader: Reader, module: Any, name: Any, *numbers: Any) -> Any:
@@ -140,6 +147,7 @@ def install(table: Table) -> None:
     table.load("scipy")
     importlib.import_module("sklearn")
     _PACKAGE.install(table)
+    _PACKAGE.own_setters["sklearn.base.BaseEstimator"] = _set_estimator
     table.families["sklearn"] = _reduce
     table.makers.update(
         {

@@ -37,7 +37,7 @@ def install_io(table: Table) -> None:
     """Declare bytes in memory; other files belong to their process."""
     table.reducers[io.BytesIO] = _reduce_bytes_io
     table.makers["_io.BytesIO"] = _make_bytes_io
-    table.filler("io", _fill_attributes, "_io.BytesIO", must=False)
+    table.filler("io", _fill_attributes, "_io.BytesIO", must=False, holds=True)
 
 
 def install_operator(table: Table) -> None:
@@ -65,4 +65,4 @@ def install_subprocess(table: Table) -> None:
 
     table.reducers[subprocess.CompletedProcess] = reduce
     table.makers["subprocess.CompletedProcess"] = make
-    table.filler("subprocess", _fill_attributes, "subprocess.CompletedProcess")
+    table.filler("subprocess", _fill_attributes, "subprocess.CompletedProcess", holds=True)

@@ -209,4 +209,4 @@ def install(table: Table) -> None:
             "torch.device": _make_device,
         }
     )
-    table.filler("torch.tensor", _fill_tensor, "torch.tensor", must=False)
+    table.filler("torch.tensor", _fill_tensor, "torch.tensor", must=False, holds=True)

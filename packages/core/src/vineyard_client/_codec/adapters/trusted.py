@@ -96,6 +96,7 @@ class Package:
         parts: modules of it, with a space between them and without the name in front, in or below which the classes are
             defined. An empty one (the text begins with a space) is the top-level module itself, not what is below.
         setters: qualified names of classes whose ``__setstate__`` was read and may run, with a dict.
+        holding: those of the setters that keep what the state holds and ask nothing of it.
         direct: qualified names of classes whose ``__setstate__`` does no more than to update ``__dict__``, or is not
             needed; it does not run.
         functions: modules of which any function or class may be an attribute, named likewise, or ``module:function``
@@ -113,6 +114,7 @@ class Package:
         *,
         parts: str,
         setters: Iterable[str] = (),
+        holding: Iterable[str] = (),
         direct: Iterable[str] = (),
         functions: str = "",
         checks: Dict[str, Callable[[Any], None]] | None = None,
@@ -123,6 +125,7 @@ class Package:
         self.name = name
         self.parts = frozenset(f"{name}.{part}" if part else name for part in parts.split(" "))
         self.setters = frozenset(setters)
+        self.holding = frozenset(holding)
         self.direct = frozenset(direct)
         self.functions = frozenset(
             f"{name}{part}" if part[:1] == ":" else f"{name}.{part}" for part in functions.split()
@@ -142,7 +145,7 @@ class Package:
         table.whole.add(self.name)
         table.makers[f"{self.name}.object"] = self.make
         table.makers[f"{self.name}.function"] = self.make_function
-        table.filler(f"{self.name}.object", _fill, f"{self.name}.object", must=False)
+        table.filler(f"{self.name}.object", _fill, f"{self.name}.object", must=False, holds=True)
         table.makers.update({"held": _make_held, "held.module": _make_held_module})
         table.reducers[Held] = _reduce_held
 
@@ -285,7 +288,7 @@ class Package:
             package = _packages.get(base.__module__.partition(".")[0])
             check = package.checks.get(base.__qualname__) if package is not None else None
             if check is not None:
-                reader.check(functools.partial(check, value))
+                reader.check(functools.partial(_check, reader, check, value))
         return value
 
     def make_function(self, reader: Reader, module: Any, qualname: Any) -> Held:
@@ -329,12 +332,25 @@ def _set_state(reader: Reader, value: Any, cls: Any, state: Any) -> None:
             state = _attributes(cls, state)
         setter = _package_of_class(owner).own_setters.get(qualified(owner), setter)
         # When everything that it may look at is there.
-        reader.later(functools.partial(setter, value, checked(state, dict, tuple)))
+        holds = qualified(owner) in _package_of_class(owner).holding
+        reader.later(functools.partial(_call_setter, reader, setter, value, checked(state, dict, tuple), holds))
         return
     slots: Any = None
     if type(state) is tuple and len(state) == 2:
         state, slots = state
     give(value, _attributes(cls, checked(state or {}, dict)), _attributes(cls, checked(slots or {}, dict)))
+
+
+def _call_setter(reader: Reader, setter: Any, value: Any, state: Any, holds: bool) -> None:
+    """Have an object set its state, whose code works with what is in it unless it only keeps that."""
+    if not holds:
+        reader.check_quiet((state,), qualified(type(value)))
+    setter(value, state)
+
+
+def _check(reader: Reader, check: Callable[[Any], None], value: Any) -> None:
+    reader.check_quiet((getattr(value, "__dict__", {}),), qualified(type(value)))
+    check(value)
 
 
 def _attributes(cls: Any, state: Dict[Any, Any]) -> Dict[str, Any]:

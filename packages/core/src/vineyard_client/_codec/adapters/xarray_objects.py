@@ -103,4 +103,4 @@ def install(table: Table) -> None:
     importlib.import_module("xarray")
     table.families["xarray"] = _reduce
     table.makers["xarray.new"] = _make
-    table.filler("xarray.state", _fill, "xarray.new")
+    table.filler("xarray.state", _fill, "xarray.new", holds=True)
