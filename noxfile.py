@@ -347,7 +347,7 @@ def tests(session: nox.Session) -> None:
     install_lock(session, "tests")
     install_packages(session, "core")
     folders = ["tests/core", "tests/integration", "tests/cluster", "tests/tiers", "tests/benchmarks"]
-    session.run("pytest", *(session.posargs or [*folders, "tests/test_layering.py"]))
+    session.run("pytest", *(session.posargs or ["-m", "not long", *folders, "tests/test_layering.py"]))
 
 
 @nox.session(requires=["wheels"], venv_backend="none")

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import traceback
 from pathlib import Path
-from typing import Callable, Dict, Optional, Set
+from typing import Callable, Dict, Optional, Sequence, Set
 
 from . import UNIT, until
 
@@ -60,16 +60,23 @@ def wait(pid: int, *, timeout: float = UNIT) -> int:
 
 
 def run_python(
-    code: str, *arguments: str, timeout: float = 3 * UNIT, env: Optional[Dict[str, str]] = None
+    code: str,
+    *arguments: str,
+    timeout: float = 3 * UNIT,
+    env: Optional[Dict[str, str]] = None,
+    prefix: Sequence[str] = (),
 ) -> subprocess.CompletedProcess[str]:
-    """Run Python code in a new process with warnings as errors, and return what it did."""
+    """Run Python code in a new process with warnings as errors, and return what it did.
+
+    ``prefix`` is the command that runs it, such as ``unshare``.
+    """
     helpers = str(Path(__file__).parents[1])
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([helpers, os.environ.get("PYTHONPATH", "")]),
         **(env or {}),
     }
-    command = [sys.executable, "-W", "error", "-X", "faulthandler", "-c", code, *arguments]
+    command = [*prefix, sys.executable, "-W", "error", "-X", "faulthandler", "-c", code, *arguments]
     return subprocess.run(
         command,
         capture_output=True,
