@@ -29,9 +29,9 @@ PUBLIC = {
     "ObjectRef": "id token endpoint type size copy to_json from_json",
     "Refusal": "name pattern reason remedy where",
     "SavedCopy": "key size modified tier token",
-    "SavedValues": "where save list delete status check",
+    "SavedValues": "where save list delete status check drain",
     "StoreStatus": "socket version instance_id metadata endpoint memory_used memory_limit connections identity",
-    "TierOptions": "url durability spill reserve timeout sync options urls",
+    "TierOptions": "url durability spill reserve timeout sync options agent urls",
     "TierStatus": "urls durability spill agent unsaved lost overflow overflow_bytes disks counts last_error",
     "connect": "",
     "declare_type": "",
@@ -165,7 +165,7 @@ RAISES = {
     "connect": {"ConnectionFailed", "ServerStartFailed", "ProtocolError", "UnsupportedVersion"},
     "ensure_server": {"ServerStartFailed", "ConnectionFailed", "ValueError"},
     "parse_size": {"ValueError"},
-    "stop_server": {"ConnectionFailed", "ProtocolError", "UnsupportedVersion"},
+    "stop_server": {"ConnectionFailed", "ProtocolError", "TierUnavailable", "UnsupportedVersion"},
 }
 
 

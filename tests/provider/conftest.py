@@ -29,6 +29,7 @@ def _generation() -> int:
 
 
 GENERATION = _generation()
+_LEFT_OUT = ("VINEYARD_IPC_SOCKET", "VINEYARD_TIER", "AIRFLOW__CORE__XCOM_BACKEND")
 _UNFIT = {2: {"test_backend_airflow3.py"}, 3: {"test_backend_airflow2.py"}}
 collect_ignore = sorted(
     _UNFIT[GENERATION]
@@ -49,7 +50,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure() -> None:
-    """Remove the home."""
+    """Remove the home, and end a server that was started in it."""
+    socket = os.path.join(HOME, "vineyard", "vineyard.sock")
+    if os.path.exists(socket):
+        import vineyard_client
+
+        vineyard_client.stop_server(socket, discard=True)
     shutil.rmtree(HOME, ignore_errors=True)
 
 
@@ -57,7 +63,7 @@ def pytest_unconfigure() -> None:
 def clean_configuration(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Begin each test without settings of vineyard, and forget what the test made the process remember."""
     for name in list(os.environ):
-        if name.startswith("AIRFLOW__VINEYARD__") or name in ("VINEYARD_IPC_SOCKET", "AIRFLOW__CORE__XCOM_BACKEND"):
+        if name.startswith("AIRFLOW__VINEYARD__") or name in _LEFT_OUT:
             monkeypatch.delenv(name)
     yield
     from airflow_provider_vineyard import clients, settings

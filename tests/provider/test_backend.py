@@ -357,7 +357,9 @@ def test_one_line_for_each_put_and_get(backend: Any, store: Any, result: Any, ca
     assert not any("secret" in line for line in lines)
     put, get, put_inline, get_inline, put_row, get_row = lines
     xcom = r"XCom 'return_value' of task etl\.extract\[3\] \(run r1\)"
-    assert re.fullmatch(rf"put {xcom}: \S*tuple, \d+ B, in the local vineyard as o[0-9a-f]{{16}}, \d+\.\d ms", put)
+    assert re.fullmatch(
+        rf"put {xcom}: \S*tuple, \d+ B, in the local vineyard as o[0-9a-f]{{16}}, durable: no, \d+\.\d ms", put
+    )
     assert re.fullmatch(rf"get {xcom}: \S*tuple, \d+ B, from the local vineyard, o[0-9a-f]{{16}}, \d+\.\d ms", get)
     assert re.fullmatch(rf"put {xcom}: dict, 13 B, inline in the database, \d+\.\d ms", put_inline)
     assert re.fullmatch(r"get XCom 'return_value': dict, (13 B, )?inline in the database, \d+\.\d ms", get_inline)

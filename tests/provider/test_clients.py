@@ -23,7 +23,7 @@ def embedded() -> Iterator[Settings]:
     """Return settings of an embedded server in a folder of its own; a server that was started there is stopped."""
     folder = Path(tempfile.mkdtemp(prefix="vp-"))
     socket = str(folder / "v" / "vineyard.sock")
-    yield get_settings()._replace(ipc_socket=socket, size="64Mi")
+    yield get_settings()._replace(ipc_socket=socket, size="64Mi", tier=(str(folder / "values"),))
     if os.path.exists(socket):
         vineyard_client.stop_server(socket)
     shutil.rmtree(folder)
@@ -62,13 +62,18 @@ def test_the_embedded_server_is_started_on_demand(embedded: Settings) -> None:
     assert client.get(client.put((1, 2))) == (1, 2)
 
 
-def test_a_stopped_embedded_server_is_started_again(embedded: Settings) -> None:
-    """Killed in the middle of a run, it costs an error at most, and comes back empty."""
-    client = get_client(embedded)
+@pytest.mark.parametrize("saved", [True, False], ids=["as it is", "without a tier"])
+def test_a_stopped_embedded_server_is_started_again(embedded: Settings, saved: bool) -> None:
+    """Stopped in the middle of a run, it costs an error at most, and comes back empty; values are in the folder."""
+    settings = embedded if saved else embedded._replace(tier=())
+    client = get_client(settings)
     ref = client.put((1, 2))
-    vineyard_client.stop_server(embedded.ipc_socket)
+    vineyard_client.stop_server(settings.ipc_socket)
     close_clients()
-    assert not get_client(embedded).exists(ref)
+    again = get_client(settings)
+    assert list(again.list()) == []
+    assert again.exists(ref) == saved
+    assert not saved or again.get(ref) == (1, 2)
 
 
 @pytest.mark.parametrize("how", ["not for this call", "autostart off"])

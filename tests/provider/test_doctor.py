@@ -70,6 +70,7 @@ def test_healthy(store: Any) -> None:
         ("rpc_endpoint", OK),
         ("small value", OK),
         ("mapped value", OK),
+        ("tier", OK),
     ]
     assert list(store.list()) == list(store.list(deleted=True)) == []
 
@@ -186,7 +187,8 @@ def test_a_server_that_is_not_vineyardd(options: Callable[..., None], folder: Pa
 @pytest.fixture
 def embedded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Return a function that changes the settings, which are those of an embedded server in the folder."""
-    settings = get_settings()._replace(ipc_socket=str(folder / "v" / "v.sock"), size="64Mi")
+    values = (str(folder / "values"),)
+    settings = get_settings()._replace(ipc_socket=str(folder / "v" / "v.sock"), size="64Mi", tier=values)
 
     def change(**changes: Any) -> None:
         nonlocal settings
@@ -252,7 +254,7 @@ def test_memory_is_nearly_full(embedded: Any) -> None:
 
 def test_no_room_for_a_value(embedded: Any) -> None:
     """The round trip says what a task would say."""
-    embedded(size="1Mi")
+    embedded(size="1Mi", tier=())
     check = found()["mapped value"]
     assert check.result == FAILED and "no room" in check.found
 

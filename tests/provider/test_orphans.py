@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, Iterator, List
 import pytest
 
 import vineyard_client
-from airflow_provider_vineyard import identity, version_compat
+from airflow_provider_vineyard import identity, rows, version_compat
 from airflow_provider_vineyard import orphans as subject
 from airflow_provider_vineyard.reference import Origin
 from airflow_provider_vineyard.settings import get_settings
@@ -400,7 +400,7 @@ def test_the_database_picks_the_rows(dialect: str, expected: List[str]) -> None:
     from sqlalchemy.orm import Session
 
     kind = {"postgresql": postgresql, "mysql": mysql}[dialect]
-    query = subject._by_path(Session(), version_compat.xcom_model().value, dialect)
+    query = rows._by_path(Session(), version_compat.xcom_model().value, dialect, ())
     compiled = query.statement.compile(dialect=kind.dialect(paramstyle="named"), compile_kwargs={"literal_binds": True})
     for part in expected:
         assert part in str(compiled)

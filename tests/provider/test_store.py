@@ -98,7 +98,7 @@ def test_a_full_store(options: Callable[..., None]) -> None:
 def test_the_embedded_servers_size(options: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the server is ours, the remedy is our option."""
     with vineyard_client.EmbeddedServer(size="8Mi") as small:
-        settings = get_settings()._replace(ipc_socket=small.socket, autostart=False)
+        settings = get_settings()._replace(ipc_socket=small.socket, autostart=False, tier=())
         monkeypatch.setattr(subject, "get_settings", lambda: settings)
         with pytest.raises(StoreFull, match=r"\[vineyard\] size"):
             subject.put(b"x" * (16 << 20), ORIGIN)

@@ -113,7 +113,7 @@ def test_turned_off_and_on(saved: Saved, options: Callable[..., None]) -> None:
 def test_wrong_options(options: Callable[..., None], wrong: Dict[str, str]) -> None:
     """An option that makes no sense says which one, and what to write."""
     options(**wrong)
-    with pytest.raises(config_exception(), match=r"\[vineyard\] (tier|durability) is .* Write "):
+    with pytest.raises(config_exception(), match=r"\[vineyard\] (tier|durability) is .* [Ww]rite "):
         get_settings()
 
 

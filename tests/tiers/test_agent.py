@@ -8,12 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 from vineyard_testing import UNIT, until
-from vineyard_testing.processes import running
 from vineyard_testing.tiers import Host, array, same
 
 import vineyard_client as vc
@@ -218,23 +216,6 @@ def test_wrong_tier(folder_host: Host, url: str, what: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=3 * UNIT)
     assert done.returncode == 1
     assert what in done.stderr and "Traceback" not in done.stderr
-
-
-def test_on_demand(tmp_path: Path) -> None:
-    """With a server on demand the agent is, too; it ends with the server when all is saved."""
-    socket = str(tmp_path / "s")
-    tier = vc.TierOptions(str(tmp_path / "values"), durability="behind", reserve=0.0)
-    with vc.connect(socket, autostart=True, size="64Mi", tier=tier) as client:
-        refs = [client.put(array(1, seed)) for seed in range(5)]
-    assert vc.stop_server(socket)
-    until(lambda: not running(socket), "the agent has ended", 3 * UNIT)
-    notes = Path(socket + ".tier")
-    assert not list(notes.glob("unsaved/*")) + list(notes.glob("lost/*")), Path(socket + ".agent.log").read_text()
-    with vc.connect(socket, autostart=True, size="64Mi", tier=tier) as client:
-        for seed, ref in enumerate(refs):
-            np.testing.assert_equal(client.get(ref), array(1, seed))
-    vc.stop_server(socket)
-    until(lambda: not running(socket), "the agent has ended", 3 * UNIT)
 
 
 def test_what_makes_no_sense(folder_host: Host) -> None:

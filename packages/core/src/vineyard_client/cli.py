@@ -57,7 +57,7 @@ def _serve(arguments: argparse.Namespace) -> None:
 
 def _stop(arguments: argparse.Namespace) -> None:
     path = _path(arguments)
-    pid = server.stop_server(path)
+    pid = server.stop_server(path, discard=arguments.discard)
     print(f"Stopped the server at {path} (process {pid}).")
 
 
@@ -123,7 +123,7 @@ def _agent(arguments: argparse.Namespace) -> None:
         reserve=arguments.reserve,
         timeout=arguments.timeout,
         sync=arguments.sync,
-        options=dict(arguments.tier_option),
+        options={**_options_in_environment(), **dict(arguments.tier_option)},
     )
     agent = Agent(
         _path(arguments),
@@ -137,6 +137,17 @@ def _agent(arguments: argparse.Namespace) -> None:
     left = agent.run()
     if left:
         raise TierUnavailable(f"{left} values are not saved.", "Start the agent again: it goes on with them.")
+
+
+def _options_in_environment() -> Dict[str, str]:
+    """Return the options of the tier that are in the environment: there nobody else sees them, unlike in arguments."""
+    try:
+        found = json.loads(os.environ.get("VINEYARD_TIER_OPTIONS") or "{}")
+        if not isinstance(found, dict):
+            raise ValueError
+    except ValueError:
+        raise ValueError("VINEYARD_TIER_OPTIONS is no JSON object: write one of texts.") from None
+    return {str(key): str(value) for key, value in found.items()}
 
 
 def _list(arguments: argparse.Namespace) -> None:
@@ -305,7 +316,8 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--detach", action="store_true", help="return when it is ready; do nothing if one listens")
     serve.add_argument("vineyardd", nargs="*", metavar="-- OPTION", help="further options of vineyardd, after --")
 
-    command("stop", _stop, "End the server; what it stores is gone with it.")
+    stop = command("stop", _stop, "End the server, after its agent has saved the rest; what no tier has is gone.")
+    stop.add_argument("--discard", action="store_true", help="end it even if something cannot be saved")
 
     def query(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
         sub = command(name, run, text)

@@ -16,7 +16,8 @@ from ._server.command import Size, find_binary, parse_size, server_command, serv
 from ._server.embedded import EmbeddedServer
 from ._server.listening import credentials, require_free
 from ._server.running import START_TIMEOUT, temporary
-from ._server.shared import STOP_TIMEOUT, ensure_server, stop_server
+from ._server.shared import STOP_TIMEOUT, ensure_server
+from ._server.shared import stop_server as _stop_server
 from .client import DEFAULT_TIMEOUT, Client
 from .exceptions import ServerStartFailed, TierUnavailable
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from ._tiers.options import TierOptions
 
 __all__ = [
+    "SAVE_TIMEOUT",
     "START_TIMEOUT",
     "STOP_TIMEOUT",
     "EmbeddedServer",
@@ -41,6 +43,9 @@ __all__ = [
 
 
 log = logging.getLogger("vineyard_client.server")
+
+# Seconds in which what is to be saved must be saved when a server is ended: some gigabytes into a bucket.
+SAVE_TIMEOUT = 300.0
 
 
 def default_socket() -> str:
@@ -101,7 +106,8 @@ def connect(
         size: of the store, if one is started; see ``ensure_server``.
         reserve_memory: likewise.
         tier: where values are saved, so that they outlive the store: a path, a URL or ``TierOptions``; else what the
-            environment variable ``VINEYARD_TIER`` has. If a server may be started, so may the agent that saves.
+            environment variable ``VINEYARD_TIER`` has; ``"none"``, in either place, is nowhere. If a server may be
+            started, so may the agent that saves.
 
     Raises:
         TierRefused: the tier is none.
@@ -117,6 +123,8 @@ def connect(
     user = credentials(username, password)
     tier = tier or os.environ.get("VINEYARD_TIER") or None
     agent_starter = None
+    if tier == "none":
+        tier = None
     if tier is not None:
         from ._agent.starting import AgentStarter  # who saves nothing need not pay for these
         from ._tiers.options import TierOptions
@@ -136,3 +144,36 @@ def connect(
         tier=tier,
         agent_starter=agent_starter,
     )
+
+
+def stop_server(
+    socket: str, *, timeout: float = STOP_TIMEOUT, save_timeout: float = SAVE_TIMEOUT, discard: bool = False
+) -> int:
+    """End the server that listens at the path; what it stored and no tier has is gone with it.
+
+    If there is an agent, it first saves what is noted to be saved. One that was started with the server ends as well.
+
+    Args:
+        socket: path of the IPC socket.
+        timeout: seconds the server may take to end by itself before it is killed.
+        save_timeout: seconds that saving may take.
+        discard: end it even if something cannot be saved.
+
+    Returns:
+        The process id that it had.
+
+    Raises:
+        TierUnavailable: something cannot be saved, and nothing was ended; or the server has ended, and the agent has
+            not yet.
+        ConnectionFailed: nobody listens there, or the process may not be ended by this user.
+        ProtocolError: what listens there is not vineyardd; it is left alone.
+        UnsupportedVersion: it is older than this package knows; it is left alone, too.
+    """
+    from ._agent import starting
+    from ._tiers import doorbell
+
+    if not discard:
+        doorbell.drain(socket, save_timeout)
+    pid = _stop_server(socket, timeout=timeout)
+    starting.end(socket, save_timeout, discard=discard)
+    return pid

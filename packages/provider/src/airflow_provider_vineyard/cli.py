@@ -1,4 +1,4 @@
-"""The commands ``status``, ``doctor``, ``gc`` and ``stop``, for people and for programs (``--json``).
+"""The commands, for people and for programs (``--json``).
 
 One table of commands is used twice: Airflow 3.2 and later offer them as ``airflow vineyard …``, having learnt of
 ``airflow_commands`` from the provider's metadata; every release has them as the program ``airflow-vineyard``. Airflow
@@ -11,18 +11,21 @@ wrong arguments.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import re
 import sys
 from datetime import timedelta
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Type
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Type
 
 from airflow_provider_vineyard._version import __version__
 
 if TYPE_CHECKING:
     from airflow_provider_vineyard.orphans import Freed
+    from airflow_provider_vineyard.status import Share, Status
+    from vineyard_client import TierStatus
 
 __all__ = ["airflow_commands", "main"]
 
@@ -72,6 +75,8 @@ def _status(arguments: argparse.Namespace) -> int:
                 "versions": {"vineyardd": store.version, **status.versions},
                 "xcoms": {dag_id: share._asdict() for dag_id, share in status.xcoms.items()},
                 "others": status.others._asdict(),
+                "tier": None if status.tier is None else dataclasses.asdict(status.tier),
+                "saved": {dag_id: share._asdict() for dag_id, share in status.saved.items()},
             }
         )
         return 0
@@ -85,19 +90,58 @@ def _status(arguments: argparse.Namespace) -> int:
             f"{name} {version}" for name, version in [("vineyardd", store.version), *status.versions.items()]
         ),
         "deployment": status.deployment,
+        **_tier_pairs(status.tier),
     }
     width = max(map(len, pairs))
     for name, text in pairs.items():
         print(f"{name:<{width}}  {text}")
     print()
-    rows = [
-        [dag_id or "(not known)", str(found.objects), _bytes(found.bytes)] for dag_id, found in status.xcoms.items()
-    ]
-    total = [sum(found[index] for found in status.xcoms.values()) for index in range(2)]
-    rows += [["all XComs", str(total[0]), _bytes(total[1])]]
-    rows += [["other objects", str(status.others.objects), _bytes(status.others.bytes)]]
-    _print_table([["DAG", "OBJECTS", "SIZE"], *rows])
+    _print_table(_shares(status))
     return 0
+
+
+def _tier_pairs(tier: Optional[TierStatus]) -> Dict[str, str]:
+    """Return what is said of the tier: where values are safe, and how far that is."""
+    if tier is None:
+        return {"tier": "none: values end with the server"}
+    agent = "no agent" if tier.agent is None else f"agent {tier.agent}"
+    waiting = tier.unsaved
+    pairs = {
+        "tier": f"{', '.join(tier.urls)} ({tier.durability}, {agent})",
+        "not saved": f"{waiting.number} values, {_bytes(waiting.nbytes)}"
+        + (f", the oldest put {waiting.age:.0f} s ago" if waiting.number else ""),
+        "overflow": f"{tier.overflow} values, {_bytes(tier.overflow_bytes)}",
+    }
+    if tier.lost:
+        pairs["lost"] = f"{tier.lost} values ended with their store before they were saved: see doctor"
+    for disk in tier.disks:
+        pairs[f"{disk.purpose} disk"] = f"{_bytes(disk.free)} of {_bytes(disk.size)} free, {disk.path}"
+    if tier.last_error:
+        pairs["last error"] = tier.last_error
+    return pairs
+
+
+def _shares(status: Status) -> List[List[str]]:
+    """Return the table of what each DAG has in the store, and in the tier if there is one."""
+    with_tier = status.tier is not None
+
+    def row(name: str, here: Tuple[int, int], saved: Optional[Tuple[int, int]]) -> List[str]:
+        cells = [name, str(here[0]), _bytes(here[1])]
+        return cells + ([str(saved[0]), _bytes(saved[1])] if saved else ["", ""]) * with_tier
+
+    def total(shares: Mapping[str, Share]) -> Tuple[int, int]:
+        return sum(share.objects for share in shares.values()), sum(share.bytes for share in shares.values())
+
+    nothing = (0, 0)
+    return [
+        ["DAG", "OBJECTS", "SIZE", *["SAVED", "SIZE"] * with_tier],
+        *(
+            row(name or "(not known)", status.xcoms.get(name, nothing), status.saved.get(name, nothing))
+            for name in sorted({*status.xcoms, *status.saved})
+        ),
+        row("all XComs", total(status.xcoms), total(status.saved)),
+        row("other objects", status.others, None),
+    ]
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -153,8 +197,30 @@ def _gc(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _save(arguments: argparse.Namespace) -> int:
+    from airflow_provider_vineyard.saving import save_values
+
+    result = save_values(dag_id=arguments.dag_id, dry_run=arguments.dry_run)
+    if arguments.json:
+        _print_json({"dry_run": arguments.dry_run, **result._asdict()})
+        return 0
+    verb = "Would save" if arguments.dry_run else "Saved"
+    print(f"{verb} {result.saved} XComs, {_bytes(result.bytes)}, in {result.tier}.")
+    if result.already:
+        print(f"{result.already} were saved before.")
+    if result.elsewhere:
+        print(f"{result.elsewhere} are not in the store of this host: on another one, or gone.")
+    return 0
+
+
+def _agent(arguments: argparse.Namespace) -> int:
+    from airflow_provider_vineyard.agent import become_agent
+
+    become_agent(with_server=arguments.with_server, older_than=arguments.older_than)
+
+
 def _stop(arguments: argparse.Namespace) -> int:
-    from airflow_provider_vineyard.clients import close_clients, get_client_if_running
+    from airflow_provider_vineyard.clients import close_clients, get_client, get_client_if_running
     from airflow_provider_vineyard.settings import get_settings
 
     settings = get_settings()
@@ -165,10 +231,16 @@ def _stop(arguments: argparse.Namespace) -> int:
         )
     if get_client_if_running(settings) is None:
         return _fail(f"The embedded server at {settings.ipc_socket} is not running.")
-    from vineyard_client import stop_server
+    from vineyard_client import TierUnavailable, stop_server
 
-    close_clients()
-    pid = stop_server(settings.ipc_socket)
+    try:
+        saved = get_client(settings).saved
+        if saved is not None and not arguments.discard:
+            saved.drain(settings.tier_timeout)
+        close_clients()
+        pid = stop_server(settings.ipc_socket, save_timeout=settings.tier_timeout, discard=arguments.discard)
+    except TierUnavailable as error:
+        return _fail(f"{error} With --discard the server is ended all the same, and what is not saved is gone.")
     print(f"Stopped the embedded server at {settings.ipc_socket} (process {pid}); the next value starts a new one.")
     return 0
 
@@ -181,6 +253,7 @@ def _as_json(found: Freed) -> Dict[str, Any]:
     return {
         "reason": found.reason,
         "id": info.ref.id,
+        "copy": info.ref.copy,
         "token": info.ref.token,
         "type": info.type,
         "size": info.size,
@@ -193,7 +266,8 @@ def _as_row(found: Freed) -> List[str]:
     info = found.info
     names = [info.labels.get(name, "") for name in ("dag_id", "run_id", "task_id", "key")]
     created = f"{info.created:%Y-%m-%d %H:%M:%S}"
-    return [info.ref.id, _bytes(info.size), found.reason, created, " ".join(filter(None, names)) or "-", info.type]
+    id = info.ref.id if info.ref.copy is None else "-"
+    return [id, _bytes(info.size), found.reason, created, " ".join(filter(None, names)) or "-", info.type]
 
 
 def _bytes(number: float) -> str:
@@ -224,6 +298,11 @@ def _age(text: str) -> timedelta:
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r} is no age; write a number with s, m, h or d, such as 7d")
     return timedelta(seconds=float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]])
+
+
+def _age_text(text: str) -> str:
+    _age(text)
+    return text
 
 
 _JSON = _Argument("--json", {"action": "store_true", "help": "for programs"})
@@ -278,7 +357,47 @@ _COMMANDS = (
         "values that are gone from their own host. On request also XComs of this deployment that are orphans or old. "
         "Each host frees its own store.",
     ),
-    _Command("stop", "End the embedded server of this host; what it stores is gone with it", _stop),
+    _Command(
+        "save",
+        "Save what is in the store of this host and was not saved when it was put",
+        _save,
+        (
+            _Argument("--dag-id", {"metavar": "ID", "help": "only XComs of this DAG"}),
+            _Argument("--dry-run", {"action": "store_true", "help": "save nothing, only show what would be saved"}),
+            _JSON,
+        ),
+        "Save XComs that were stored before there was a tier: copy each value that is in the store of this host into "
+        "the tier, and note in its row where that is. Needs Airflow's database. Each host saves what is in its store.",
+    ),
+    _Command(
+        "agent",
+        "Save what tasks return in the tier, load it from there, and keep the store of this host tidy",
+        _agent,
+        (
+            _Argument(
+                "--older-than",
+                {
+                    "type": _age_text,
+                    "metavar": "AGE",
+                    "help": "also delete values of this age, and their copies: 90m, 12h, 7d",
+                },
+            ),
+            _Argument(
+                "--with-server",
+                {"action": "store_true", "help": "end when the server has ended and all is saved"},
+            ),
+        ),
+        "Run the agent of this host's store, in the foreground, with the options of [vineyard]; without a tier it only "
+        "frees what nobody needs. One per host is enough; it needs vineyard-client[buckets] if the tier is a bucket. "
+        "Beside the embedded server one is started on demand.",
+    ),
+    _Command(
+        "stop",
+        "End the embedded server of this host",
+        _stop,
+        (_Argument("--discard", {"action": "store_true", "help": "end it even if something cannot be saved"}),),
+        "End the embedded server of this host, when all is saved that is to be. What no tier has is gone with it.",
+    ),
 )
 
 

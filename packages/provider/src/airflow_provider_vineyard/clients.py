@@ -7,13 +7,13 @@ Airflow forks would stay locked in the child. Two threads that come first at onc
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Dict, Optional, Tuple
+from typing import TYPE_CHECKING, Dict, Optional, Tuple, Union
 
 from airflow_provider_vineyard import version_compat
 from airflow_provider_vineyard.settings import Settings
 
 if TYPE_CHECKING:
-    from vineyard_client import Client
+    from vineyard_client import Client, TierOptions
 
 __all__ = ["close_clients", "get_client", "get_client_if_running", "require_core"]
 
@@ -64,7 +64,7 @@ def get_client(
         ImportError: core is not installed.
     """
     require_core()
-    from vineyard_client import TierOptions, TierRefused, connect
+    from vineyard_client import TierRefused, connect
 
     path = socket or settings.ipc_socket
     start = start and settings.autostart and settings.embedded and path == settings.ipc_socket
@@ -83,7 +83,7 @@ def get_client(
                 autostart=start,
                 size=settings.size,
                 reserve_memory=settings.reserve_memory,
-                tier=TierOptions(settings.tier, durability=settings.durability) if settings.tier else None,
+                tier=_tier(settings, path),
             )
         except TierRefused as error:
             raise version_compat.config_exception()(f"[vineyard] tier cannot be used: {error}") from error
@@ -93,6 +93,26 @@ def get_client(
         if client is not made:
             made.close()
     return client
+
+
+def _tier(settings: Settings, path: str) -> Union[str, TierOptions]:
+    """Return what core is told of tiers for the server at a path; another one than the configured has its own notes."""
+    from vineyard_client import TierOptions
+
+    own = path == settings.ipc_socket
+    if not settings.tier or (settings.default_tier and not own):
+        return "none"
+    from airflow_provider_vineyard.agent import on_demand
+
+    return TierOptions(
+        settings.tier,
+        durability=settings.durability,
+        spill=settings.spill if own else None,
+        reserve=settings.disk_reserve,
+        timeout=settings.tier_timeout,
+        sync=settings.tier_sync,
+        agent=on_demand(settings) if settings.embedded and own else (),
+    )
 
 
 def get_client_if_running(settings: Settings) -> Optional[Client]:

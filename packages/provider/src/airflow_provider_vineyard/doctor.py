@@ -8,6 +8,7 @@ same, and whether that works is what one wants to know.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from configparser import NoSectionError
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from airflow_provider_vineyard._version import __version__
 from airflow_provider_vineyard.clients import get_client, require_core
 from airflow_provider_vineyard.get_provider_info import CONFIG_SECTION, get_provider_info
 from airflow_provider_vineyard.reference import DEPLOYMENT_LABEL
-from airflow_provider_vineyard.settings import Settings, get_placement, get_settings, wrong_options
+from airflow_provider_vineyard.settings import Settings, get_placement, get_settings, is_folder, wrong_options
 
 if TYPE_CHECKING:
     from vineyard_client import Client, StoreStatus
@@ -35,6 +36,14 @@ _FULL = 0.9
 
 # Seconds; a host that takes longer is no good for values either.
 _RPC_TIMEOUT = 5.0
+
+_TIER_TIMEOUT = 20.0
+
+# What core says of values that wait for too long.
+_LATE = " are not saved yet, "
+
+# Types of file systems that no other host has.
+_OF_ONE_HOST = frozenset({"btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "tmpfs", "xfs", "zfs"})
 
 # Well above the size from which on values are mapped and not copied.
 _MAPPED = 1 << 20
@@ -176,7 +185,7 @@ def _server(settings: Settings) -> List[Check]:
         _round_trip("small value", small, client, settings),
         _round_trip("mapped value", mapped, client, settings),
     ]
-    return checks
+    return checks + _tier(settings)
 
 
 def _memory(status: StoreStatus) -> Check:
@@ -202,12 +211,56 @@ def _size(settings: Settings, status: StoreStatus) -> List[Check]:
         return [Check(name, OK, f"{limit} bytes, as [vineyard] size says")]
     found = f"The server that runs has {limit} bytes, [vineyard] size says {wanted} ({settings.size})."
     remedy = (
-        "It keeps the size with which it was started: airflow-vineyard stop ends it, and what it stores is gone; the "
-        "next value starts one of the new size."
+        "It keeps the size with which it was started: airflow-vineyard stop ends it, and what no tier has is gone; "
+        "the next value starts one of the new size."
         if settings.embedded
         else "The option is for the embedded server: give vineyardd another --size where it is started, or empty it."
     )
     return [Check(name, WARNING, found, remedy)]
+
+
+def _tier(settings: Settings) -> List[Check]:
+    """Make a round trip through the tier that is written, and see how the work stands."""
+    from vineyard_client import VineyardError
+
+    name = "tier"
+    if not settings.tier:
+        return [Check(name, OK, "none: values end with vineyardd"), *_without_effect(settings)]
+    try:
+        # A tier that needs longer than this for a few bytes is no good for values either.
+        client = get_client(settings._replace(tier_timeout=min(settings.tier_timeout, _TIER_TIMEOUT)))
+        assert client.saved is not None
+        found = client.saved.check()
+        status = client.saved.status()
+    except VineyardError as error:
+        return [Check(name, FAILED, _in_our_words(error.what), _in_our_words(error.hint))]
+    agent = "no agent" if status.agent is None else f"agent {status.agent}"
+    waiting = f"{status.unsaved.number} values ({status.unsaved.nbytes} bytes) are to be saved"
+    checks = [Check(name, OK, f"{status.urls[0]} ({status.durability}, {agent}); {waiting}")]
+    checks += [Check(name, FAILED if _LATE in text else WARNING, _in_our_words(text)) for text in found]
+    local = [disk for disk in status.disks if disk.purpose == "tier" and disk.file_system in _OF_ONE_HOST]
+    if settings.rpc_endpoint is not None and local:
+        what = (
+            f"{local[0].path} is on a disk of this host ({local[0].file_system}), and there are others: rpc_endpoint."
+        )
+        remedy = "They cannot read what is saved there: take a bucket, or a folder that all hosts mount at one path."
+        checks.append(Check(name, WARNING, what, remedy))
+    return [*checks, *_without_effect(settings)]
+
+
+def _without_effect(settings: Settings) -> Iterator[Check]:
+    """Find options that are set and change nothing."""
+    if all(map(is_folder, settings.tier)):
+        for option in ("tier_options", "tier_conn_id"):
+            if getattr(settings, option):
+                yield Check(option, WARNING, "It is set, and no tier is a bucket.", "Empty it, or set [vineyard] tier.")
+
+
+def _in_our_words(text: str) -> str:
+    """Return what core says with the command and the options that people have here."""
+    return re.sub(r"vineyard-client agent( --socket PATH --tier URL)?", "airflow-vineyard agent", text).replace(
+        "lower the reserve", "lower [vineyard] disk_reserve"
+    )
 
 
 def _endpoint(settings: Settings, status: StoreStatus) -> Check:
@@ -255,7 +308,8 @@ def _is_loopback(endpoint: str) -> bool:
 @contextmanager
 def _stored(client: Client, value: object, settings: Settings) -> Iterator[Any]:
     """Put a value and delete it again; if this process is killed, ``gc --orphans`` finds it."""
-    ref = client.put(value, labels={DEPLOYMENT_LABEL: settings.deployment}, persist=settings.persist)
+    labels, path = {DEPLOYMENT_LABEL: settings.deployment}, (settings.deployment, "doctor")
+    ref = client.put(value, labels=labels, persist=settings.persist, path=path)
     try:
         yield ref
     finally:

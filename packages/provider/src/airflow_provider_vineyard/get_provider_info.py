@@ -2,7 +2,8 @@
 
 Airflow validates the dict against its own schema in every process, and some releases refuse to start when it does not
 fit, so it keeps to what every schema since 2.1 accepts: ``package-name`` is the distribution's exact name, each option
-has all five fields, and each default is a string (a boolean is refused). The defaults here are the only ones:
+has all five fields, and each default is a string (a boolean is refused) without a percent sign or braces, which are
+interpolated. The defaults here are the only ones:
 ``settings`` reads them from this dict, because Airflow before 2.7 does not know about a provider's options.
 """
 
@@ -46,18 +47,64 @@ _OPTIONS: Dict[str, Dict[str, Any]] = {
     "tier": _option(
         "Where values are saved, so that they outlive vineyardd, and a full store is no end: the absolute path of a "
         "folder that all tasks which exchange values see, or the URL of a bucket (s3://bucket/prefix, gs://, az://), "
-        "which takes an agent on each host (vineyard-client agent). Empty: what the environment variable "
-        "VINEYARD_TIER says, and without that nothing is saved.",
+        "which takes an agent on each host (airflow-vineyard agent). Of several, separated by spaces or commas, the "
+        "first is written and the others are only read. Empty: what the environment variable VINEYARD_TIER says; "
+        "without that, the folder AIRFLOW_HOME/vineyard/values with the embedded server, and nothing with a server "
+        "of your own. none: nothing is saved, and nothing is written to a disk.",
         "string",
         "",
         "/srv/airflow/values",
     ),
     "durability": _option(
         "With a tier: through saves a value before the task ends; behind has the agent save it afterwards; none saves "
-        "nothing more, and reads what was saved.",
+        "nothing more, and reads what was saved. auto: behind for the folder that the embedded server has by default, "
+        "through for a tier that was set.",
         "string",
-        "through",
+        "auto",
         "behind",
+    ),
+    "spill": _option(
+        "With a tier: folder of the notes of what is saved, and of values for which neither the store nor a folder "
+        "tier has room. On a disk of this host, and under one path for all who use the socket. Empty: the socket's "
+        "path with .tier at its end.",
+        "string",
+        "",
+        "/var/lib/vineyard/spill",
+    ),
+    "disk_reserve": _option(
+        "Share of the file systems of a folder tier and of spill that stays free: beyond it they count as full. 0.1 is "
+        "a tenth.",
+        "float",
+        "0.1",
+        "0.25",
+    ),
+    "tier_timeout": _option(
+        "Seconds that saving or loading a value may take, with all that is tried again.",
+        "integer",
+        "120",
+        "600",
+    ),
+    "tier_sync": _option(
+        "Write what is saved in a folder through to the disk, so that it survives a power cut and not only a crash of "
+        "programs. Saving takes longer.",
+        "boolean",
+        "False",
+        "True",
+    ),
+    "tier_options": _option(
+        "Settings of a bucket's service, as a JSON object of texts: endpoint, region and what else obstore knows. No "
+        "credentials: they come from the agent's environment, from the role of its machine, or from tier_conn_id.",
+        "string",
+        "",
+        '{"endpoint": "http://minio:9000", "region": "eu-central-1"}',
+    ),
+    "tier_conn_id": _option(
+        "Airflow connection whose credentials airflow-vineyard agent uses for a bucket, of the type aws, "
+        "google_cloud_platform, wasb or adls. Tasks need none. Empty: the agent's environment, or the role of its "
+        "machine.",
+        "string",
+        "",
+        "aws_default",
     ),
     "rpc_endpoint": _option(
         "host:port under which other hosts reach the RPC port of this host's vineyardd; written into each reference. "

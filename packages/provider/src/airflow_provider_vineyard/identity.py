@@ -5,12 +5,13 @@ has just made; or that of another deployment. Judged by its rows every value wou
 no access to the database, so objects cannot carry its identity; they carry the deployment's name and their DAG. So:
 
 - a database has a random id, as a variable of Airflow's (``vineyard_database_id``), made when it is first needed;
-- a store has a note for each deployment, an object that holds the id of its database;
+- a store has a note for each deployment, an object that has the id of its database as a label, and in the tier, if
+  there is one, as part of its key;
 - the note is made when the database has shown that it is the right one: a row of it refers to one of the objects, or it
   knows at least one of their DAGs;
 - from then on the two must agree, whatever rows and DAGs are left in the database.
 
-A restarted store has no note, and no objects of before either.
+A restarted store without a tier has no note, and no objects of before either.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ VARIABLE = "vineyard_database_id"
 # The label of a note is the name of the deployment; the other one is the id of its database.
 NOTE_LABEL = "airflow_database_of"
 _ID_LABEL = "airflow_database_id"
+
+# What the keys of notes begin with in a tier; no deployment can have that name.
+_NOTE_PATH = "database of"
 
 _DESCRIPTION = "Tells vineyard's gc --orphans that this is the database of its objects. Leave it as it is."
 
@@ -71,10 +75,12 @@ def recognise(
 
     Raises:
         UnknownDatabase: it is another one, or knows nothing of the objects.
-        VineyardError: the store refused the note.
+        VineyardError: the store refused the note, or the tier cannot be listed.
     """
     notes = list(client.list(labels={NOTE_LABEL: deployment}))
-    noted = {note.labels.get(_ID_LABEL, "") for note in notes}
+    saved = client.saved
+    copies = list(saved.list(_NOTE_PATH, deployment)) if saved is not None else []
+    noted = {note.labels.get(_ID_LABEL, "") for note in notes} | {copy.key.split("/")[-2] for copy in copies}
     here = _database_id()
     if noted and not trusted:
         if noted == {here}:
@@ -94,9 +100,12 @@ def recognise(
     here = here or _make_id()
     if here is None or noted == {here}:
         return
-    client.put(f"the database {here}", labels={NOTE_LABEL: deployment, _ID_LABEL: here})
+    labels = {NOTE_LABEL: deployment, _ID_LABEL: here}
+    client.put(f"the database {here}", labels=labels, path=(_NOTE_PATH, deployment, here))
     for note in notes:
         client.delete(note.ref)
+    if saved is not None:
+        saved.delete(copies)
 
 
 def _database_id() -> Optional[str]:

@@ -1,40 +1,43 @@
-"""``gc``: free what no XCom needs any more, in the store of this host.
+"""``gc``: free what no XCom needs any more, in the store of this host and in the tier.
 
 What may be freed, and what decides:
 
 - the store's own garbage (deleted values that nobody reads any more, what killed writers left, replicas of values that
   are gone from their own host): core's ``collect`` decides, whoever put it;
-- orphans: objects of this deployment (they carry its name as a label) whose token is in no row of Airflow's table of
-  XComs. Airflow deletes rows in many ways that no backend learns of;
-- on request, objects of this deployment from a certain age on, whether a row refers to them or not.
+- orphans: objects of this deployment (they carry its name as a label) and saved copies (whose keys begin with it) whose
+  token is in no row of Airflow's table of XComs. Airflow deletes rows in many ways that no backend learns of;
+- on request, objects and copies of this deployment from a certain age on, whether a row refers to them or not.
 
 Why no live value is taken for an orphan::
 
     task:   puts the value ............... writes its row
-    gc:           lists the objects ............................. reads the rows
+    gc:           lists copies and objects ....................... reads the rows
 
 A value that is listed before its row is written is younger than the grace period, and left alone; every other listed
-value had its row before the rows are read. So the objects are listed first, and the rows read after that. A row counts
+value had its row before the rows are read. So they are listed first, and the rows read after that. The age of a copy
+is counted by the tier's clock, which for a bucket is not that of this host: there it is a day at least. A row counts
 in whatever run it stands and whether it owns its object or not. A replica is never an orphan: it goes when its original
 is gone. A reader of an object that is deleted keeps its value.
 
-The rows are read as a stream in one statement, a page at a time, and only the tokens are kept that are looked for, so
-memory is bounded by what is in the store. Reading fails as a whole or not at all: with half the rows read, live values
+The rows are read as a stream (``rows``), and only the tokens are kept that are looked for, so memory is bounded by what
+is in the store and the tier. Reading fails as a whole or not at all: with half the rows read, live values
 would look like orphans. That the rows are those of the right database is ``identity``'s to say.
 """
 
 from __future__ import annotations
 
-import json
+import os
+import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, AbstractSet, Any, Dict, Iterable, Iterator, List, Optional, Set
+from typing import TYPE_CHECKING, AbstractSet, Iterable, Iterator, List, Optional, Sequence, Set
+from urllib.parse import unquote
 
-from airflow_provider_vineyard import version_compat
-from airflow_provider_vineyard.clients import get_client_if_running
+from airflow_provider_vineyard.clients import get_client, get_client_if_running
 from airflow_provider_vineyard.identity import UnknownDatabase, recognise
-from airflow_provider_vineyard.reference import DEPLOYMENT_LABEL, ROW_KEY, looks_like_row
-from airflow_provider_vineyard.settings import get_settings
+from airflow_provider_vineyard.reference import DEPLOYMENT_LABEL
+from airflow_provider_vineyard.rows import DatabaseUnavailable, session_for, stream
+from airflow_provider_vineyard.settings import Settings, get_settings, is_folder
 
 if TYPE_CHECKING:
     from vineyard_client import Client, ObjectInfo
@@ -52,16 +55,18 @@ __all__ = [
 # A task writes the row right after the value, within seconds even on a loaded host.
 DEFAULT_GRACE = timedelta(hours=1)
 
-ORPHAN = "orphan"
+# What the clock of a bucket's service may differ from ours, and more.
+_BUCKET_GRACE = timedelta(days=1)
 
-_PAGE = 1000
+ORPHAN, _EXPIRED = "orphan", "expired"
 
-# What a row begins with wherever the database keeps it as text; see ``reference``.
-_ROW_START = b'{"' + ROW_KEY.encode() + b'"'
+# What a copy is shown as; its type is in no key.
+COPY = "saved copy"
 
+# What the key of a value begins with that has no names.
+_TOKEN_START = re.compile(r"[0-9a-f]{2}\Z")
 
-class DatabaseUnavailable(RuntimeError):
-    """Airflow's metadata database cannot be read by this process."""
+_LABELS = ("dag_id", "run_id", "task_id", "map_index", "key")
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ def free_unneeded(
 ) -> List[Freed]:
     """Free the store's garbage, and orphans or old objects on request; return what was freed.
 
-    No server is started for it: an embedded server that does not run has nothing to free.
+    An embedded server that does not run is started only if there is a tier to look into: it has nothing to free itself.
 
     Args:
         orphans: also delete objects to which no row refers.
@@ -106,11 +111,11 @@ def free_unneeded(
         AirflowConfigException: an option of ``[vineyard]`` has a wrong value.
     """
     settings = get_settings()
-    client = get_client_if_running(settings)
+    wanted = orphans or older_than is not None
+    client = _client_with_tier(settings) if wanted else get_client_if_running(settings)
     if client is None:
         return []
-    labels = {DEPLOYMENT_LABEL: settings.deployment}
-    freed: Dict[str, Freed] = {}
+    freed: List[Freed] = []
     if orphans:
         found = find_orphans(
             client,
@@ -120,18 +125,50 @@ def free_unneeded(
             dry_run=dry_run,
             trust_database=trust_database,
         )
-        for info in found:
-            if dry_run or client.delete(info.ref):
-                freed[info.ref.id] = Freed(info, ORPHAN)
+        there = [info for info in found if info.type != COPY]
+        freed += [Freed(info, ORPHAN) for info in there if dry_run or client.delete(info.ref)]
+        freed += _free_copies(client, [info for info in found if info.type == COPY], freed, ORPHAN, dry_run)
     elif older_than is not None:
+        labels = {DEPLOYMENT_LABEL: settings.deployment}
         if dag_id is not None:
             labels["dag_id"] = dag_id
+        copies = candidates(
+            _copies(client, settings.deployment, dag_id), now=datetime.now(timezone.utc), min_age=older_than
+        )
         for action in client.collect(older_than=older_than, labels=labels, dry_run=dry_run):
-            freed[action.info.ref.id] = Freed(action.info, action.reason)
+            freed.append(Freed(action.info, action.reason))
+        freed += _free_copies(client, copies, freed, _EXPIRED, dry_run)
     # Last, so that it also frees the memory of what was deleted above and is not read any more.
-    for action in client.collect(dry_run=dry_run):
-        freed.setdefault(action.info.ref.id, Freed(action.info, action.reason))
-    return list(freed.values())
+    known = {found.info.ref.id for found in freed}
+    freed += [
+        Freed(action.info, action.reason)
+        for action in client.collect(dry_run=dry_run)
+        if action.info.ref.id not in known
+    ]
+    return freed
+
+
+def _client_with_tier(settings: Settings) -> Optional[Client]:
+    """Return the client of a store; one that does not run is started if there may be something in a tier."""
+    client = get_client_if_running(settings)
+    if client is not None or not (settings.tier and settings.autostart):
+        return client
+    empty = settings.default_tier and not any(map(os.path.isdir, settings.tier))
+    return None if empty else get_client(settings)
+
+
+def _free_copies(
+    client: Client, copies: Sequence[ObjectInfo], freed: Sequence[Freed], reason: str, dry_run: bool
+) -> List[Freed]:
+    """Delete copies, and return those that did not go with an object."""
+    if copies and client.saved is not None and not dry_run:
+        from vineyard_client import SavedCopy
+
+        client.saved.delete(
+            SavedCopy(str(info.ref.copy), info.size, info.created.timestamp(), info.socket) for info in copies
+        )
+    gone = {found.info.ref.token for found in freed}
+    return [Freed(info, reason) for info in copies if info.ref.token not in gone]
 
 
 def find_orphans(
@@ -143,7 +180,7 @@ def find_orphans(
     dry_run: bool = False,
     trust_database: bool = False,
 ) -> List[ObjectInfo]:
-    """Return the objects of a deployment to which no row refers, oldest first.
+    """Return the objects of a deployment to which no row refers, and the copies.
 
     Args:
         client: of the store.
@@ -158,7 +195,8 @@ def find_orphans(
         DatabaseUnavailable: the rows cannot be read.
         UnknownDatabase: it is not known that these rows decide over these objects.
     """
-    everything = list(client.list(labels={DEPLOYMENT_LABEL: deployment}))
+    everything = list(_copies(client, deployment, dag_id))
+    everything += client.list(labels={DEPLOYMENT_LABEL: deployment})
     listed = [info for info in everything if dag_id in (None, info.labels.get("dag_id"))]
     listed = candidates(listed, now=datetime.now(timezone.utc), min_age=min_age)
     needed = referenced({info.ref.token for info in everything})
@@ -172,10 +210,33 @@ def find_orphans(
     return found
 
 
+def _copies(client: Client, deployment: str, dag_id: Optional[str]) -> Iterator[ObjectInfo]:
+    """Iterate over the copies of a deployment in the tiers, as objects that are in no store."""
+    from vineyard_client import ObjectInfo, ObjectRef
+
+    path = (deployment,) if dag_id is None else (deployment, dag_id)
+    for copy in client.saved.list(*path) if client.saved is not None else ():
+        _, *parts, _ = map(unquote, copy.key.split("/"))
+        if not parts and _TOKEN_START.match(deployment):
+            continue  # a value that a task put without names may have such a key
+        yield ObjectInfo(
+            ref=ObjectRef(f"o{0:016x}", copy.token, None, COPY, copy.size, copy.key),
+            summary="",
+            labels=dict(zip(_LABELS, parts)) if len(parts) == len(_LABELS) else {},
+            created=datetime.fromtimestamp(copy.modified, timezone.utc),
+            host="",
+            socket=copy.tier,
+        )
+
+
 def candidates(infos: Iterable[ObjectInfo], *, now: datetime, min_age: timedelta) -> List[ObjectInfo]:
-    """Return those objects that are orphans if no row refers to them: originals of that age or older."""
+    """Return those objects that are orphans if no row refers to them: originals, and copies, of that age or older."""
     ages = ((info, now - info.created if info.age is None else info.age) for info in infos if info.origin is None)
-    return [info for info, age in ages if age >= min_age]
+    return [info for info, age in ages if age >= (max(min_age, _BUCKET_GRACE) if _in_a_bucket(info) else min_age)]
+
+
+def _in_a_bucket(info: ObjectInfo) -> bool:
+    return info.type == COPY and not is_folder(info.socket)
 
 
 def referenced(tokens: AbstractSet[str]) -> Set[str]:
@@ -184,79 +245,11 @@ def referenced(tokens: AbstractSet[str]) -> Set[str]:
     Raises:
         DatabaseUnavailable: the rows cannot be read.
     """
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        # A RuntimeError is Airflow's own: there is no session in a task process of Airflow 3.
-        with version_compat.create_session() as session:
-            return {token for token in _tokens_in_rows(session) if token in tokens}
-    except (SQLAlchemyError, RuntimeError, ImportError) as error:
-        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DatabaseUnavailable(
-            f"Airflow's metadata database cannot be read here, so nobody can tell which objects are orphans: {cause}. "
-            "Run this where the scheduler runs, or give it the database in AIRFLOW__DATABASE__SQL_ALCHEMY_CONN "
-            "(AIRFLOW__CORE__SQL_ALCHEMY_CONN before 2.3); a task of Airflow 3 has no access of its own. Without a "
-            "database, gc frees garbage, and --older-than what is old."
-        ) from error
-
-
-def _tokens_in_rows(session: Any) -> Iterator[str]:
-    """Yield the tokens in the rows that look like ours; the database leaves out others where it can."""
-    value = version_compat.xcom_model().value
-    dialect = session.get_bind().dialect.name
-    read = _row
-    if version_compat.is_airflow_3() and dialect in ("postgresql", "mysql"):
-        query, read = _by_path(session, value, dialect), _load
-    else:
-        query = _by_beginning(session, value, dialect)
-    for (found,) in query.yield_per(_PAGE):
-        yield from _tokens(read(found))
-
-
-def _by_path(session: Any, value: Any, dialect: str) -> Any:
-    """Return a query for what rows of ours hold, as texts, in a column of JSON."""
-    from sqlalchemy import func
-
-    if dialect == "postgresql":
-        held = func.jsonb_extract_path_text(value, ROW_KEY)
-    else:
-        held = func.json_unquote(func.json_extract(value, f"$.{ROW_KEY}"))
-    return session.query(held).filter(held.isnot(None))
-
-
-def _by_beginning(session: Any, value: Any, dialect: str) -> Any:
-    """Return a query for the undecoded values that begin like a row of ours.
-
-    All values are bytes on Airflow 2. On Airflow 3, SQLite is asked this way: its functions for JSON fail for the whole
-    table when one value holds a NaN, as the default backend writes it.
-    """
-    from sqlalchemy import LargeBinary, String, func, literal, type_coerce
-
-    kind: Any = LargeBinary()
-    start: Any = _ROW_START
-    if version_compat.is_airflow_3():
-        kind, start = String(), _ROW_START.decode()
-    raw = type_coerce(value, kind)
-    query = session.query(raw)
-    # Elsewhere (SQL Server) the function has another name; all values are read there.
-    if dialect in ("sqlite", "postgresql", "mysql"):
-        query = query.filter(func.substr(raw, 1, len(start)) == literal(start, kind))
-    return query
-
-
-def _row(stored: object) -> object:
-    """Return what an undecoded row holds, or None if it is another value."""
-    row = _load(stored)
-    return row[ROW_KEY] if isinstance(row, dict) and looks_like_row(row) else None
-
-
-def _load(stored: object) -> object:
-    if not isinstance(stored, (bytes, str)):
-        return None
-    try:
-        return json.loads(stored)
-    except ValueError:
-        return None
+    found = set()
+    with session_for("so nobody can tell which objects are orphans") as session:
+        for held, _ in stream(session):
+            found.update(token for token in _tokens(held) if token in tokens)
+    return found
 
 
 def _tokens(held: object) -> Iterator[str]:

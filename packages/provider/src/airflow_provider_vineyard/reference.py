@@ -14,6 +14,7 @@ A row of version 1 refers to an object in vineyard::
         "created": "2026-11-22T11:09:00+00:00",
         "origin": {"dag_id": …, "run_id": …, "task_id": …, "map_index": …, "key": …},   as far as Airflow told us
         "owned": true,                        whether the row's end is the object's end
+        "durable": "no",                      whether it was saved when the row was written, for people; may be left out
         "parts": {"a": {"v": 1, "id": …}}     members of a dict that are objects of their own; often left out
     }}
 
@@ -21,7 +22,9 @@ A row of version 3 is the same for an object that is saved in a tier, or is goin
 
         "copy": "production/etl/…/32 hex digits"    the key of its copy there
 
-So it is with a part. Which tier that is, is for the configuration to say and not for a row.
+So it is with a part. Which tier that is, is for the configuration to say and not for a row: what ``durable`` says is
+shown and not used. It is the tier if the value was saved by then, ``soon: `` and the tier if the agent was to save it,
+and else ``no``, perhaps with the reason.
 
 A row of version 2 holds the value itself, where that is small::
 
@@ -106,6 +109,7 @@ _VALUE_VERSION, _COPY_VERSION = 2, 3
 
 _REF_FIELDS = frozenset({"v", "id", "token", "endpoint", "type", "size"})
 _OWN_FIELDS = frozenset({"summary", "host", "created", "origin", "owned"})
+_OPTIONAL_FIELDS = frozenset({"durable", "parts"})
 _VALUE_FIELDS = frozenset({"v", "type", "text", "size", "host", "created", "origin", "content"})
 
 _HINT = (
@@ -219,6 +223,7 @@ class RowReference(NamedTuple):
         origin: which XCom the row was written for.
         owned: whether the object ends with the row, and its parts.
         parts: those members of a dict that are objects of their own.
+        durable: whether it was saved when the row was written, for people; empty if the row does not say.
     """
 
     ref: ObjectRef
@@ -228,9 +233,12 @@ class RowReference(NamedTuple):
     origin: Origin
     owned: bool = True
     parts: Mapping[str, ObjectRef] = MappingProxyType({})
+    durable: str = ""
 
     @classmethod
-    def describe(cls, ref: ObjectRef, info: ObjectInfo, *, origin: Origin, owned: bool) -> RowReference:
+    def describe(
+        cls, ref: ObjectRef, info: ObjectInfo, *, origin: Origin, owned: bool, durable: str = ""
+    ) -> RowReference:
         """Return the row for an object.
 
         Args:
@@ -238,10 +246,12 @@ class RowReference(NamedTuple):
             info: what the store knows of it.
             origin: the XCom that the row is for.
             owned: whether the object ends with the row.
+            durable: whether it is saved, for people.
         """
         created = info.created.isoformat(timespec="seconds")
         ref = replace(ref, type=printable(ref.type, _TEXT_LIMIT))
-        return cls(ref, printable(info.summary, _SUMMARY_LIMIT), info.host, created, origin, owned)
+        summary, durable = printable(info.summary, _SUMMARY_LIMIT), printable(durable, _SUMMARY_LIMIT)
+        return cls(ref, summary, info.host, created, origin, owned, durable=durable)
 
     def with_parts(self, length: int, parts: Mapping[str, ObjectRef]) -> RowReference:
         """Return the row for a dict some of whose members are objects of their own.
@@ -258,8 +268,6 @@ class RowReference(NamedTuple):
     @property
     def alone(self) -> ObjectRef:
         """The reference to the object alone, whose copy has its own size: without those of its parts."""
-        if self.ref.copy is None:
-            return self.ref
         return replace(self.ref, size=self.ref.size - sum(part.size for part in self.parts.values()))
 
     def to_json(self) -> Dict[str, Any]:
@@ -272,6 +280,8 @@ class RowReference(NamedTuple):
             "origin": self.origin.to_json(),
             "owned": self.owned,
         }
+        if self.durable:
+            fields["durable"] = self.durable
         if self.parts:
             fields["parts"] = {key: part.to_json() for key, part in self.parts.items()}
         return {ROW_KEY: fields}
@@ -288,9 +298,10 @@ class RowReference(NamedTuple):
         # The version first: a later format may have other fields.
         fields = _REF_FIELDS | {"copy"} if data.get("v") == _COPY_VERSION else _REF_FIELDS
         ref = _object_ref({name: data[name] for name in fields & data.keys()})
-        _fields({name: data[name] for name in data if name != "parts"}, fields | _OWN_FIELDS)
+        _fields({name: data[name] for name in data.keys() - _OPTIONAL_FIELDS}, fields | _OWN_FIELDS)
         _text(data["summary"], "summary")
         _text(data["host"], "host")
+        _text(data.get("durable", ""), "durable")
         _moment(data["created"])
         if type(data["owned"]) is not bool:
             raise _invalid("its field owned is neither true nor false")
@@ -299,7 +310,8 @@ class RowReference(NamedTuple):
         if type(parts) is not dict or len(parts) > PARTS_LIMIT:
             raise _invalid(f"its parts are not an object with at most {PARTS_LIMIT} references")
         parts = {key: _object_ref(part) for key, part in parts.items()}
-        return cls(ref, data["summary"], data["host"], data["created"], origin, data["owned"], parts)
+        durable = data.get("durable", "")
+        return cls(ref, data["summary"], data["host"], data["created"], origin, data["owned"], parts, durable)
 
 
 class RowValue(NamedTuple):

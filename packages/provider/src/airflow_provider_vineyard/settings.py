@@ -7,10 +7,14 @@ names the option, its value and the remedy.
 Where the server is: the caller's argument, then ``[vineyard] ipc_socket`` (also as AIRFLOW__VINEYARD__IPC_SOCKET), then
 VINEYARD_IPC_SOCKET, then an embedded server below AIRFLOW_HOME. Only the embedded one is started on demand: a socket
 that somebody configured belongs to a server that somebody else runs.
+
+Where values are saved: ``[vineyard] tier``, then VINEYARD_TIER, then a folder below AIRFLOW_HOME, that one for the
+embedded server alone. The word ``none`` in either place says that nothing is saved.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -27,6 +31,7 @@ __all__ = [
     "executor",
     "get_placement",
     "get_settings",
+    "is_folder",
     "preload_modules",
     "wrong_options",
 ]
@@ -34,6 +39,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 ENVIRONMENT_SOCKET = "VINEYARD_IPC_SOCKET"
+ENVIRONMENT_TIER = "VINEYARD_TIER"
 
 # Classes that Airflow itself hands to tasks: the moments and intervals of its context, and its assets.
 #
@@ -89,6 +95,8 @@ _ENDPOINT = re.compile(r"(?:[\w.-]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})\Z")
 _PEER = re.compile(r"[\w.*?\[\]:!-]+:[\d*?]{1,5}\Z")
 
 _TIER = re.compile(r"/|~|[A-Za-z][A-Za-z0-9+.-]*://.")
+_SHARE = re.compile(r"0?(?:\.\d{1,6})?\Z")
+_CONNECTION = re.compile(r"[\w.#:/ -]{1,250}\Z")
 
 # It is written into each object's labels.
 _DEPLOYMENT = re.compile(r"[\w.-]{1,100}\Z")
@@ -98,6 +106,9 @@ _HOST = re.compile(r"[\w.-]{1,253}\Z")
 
 # Seconds. Airflow itself gives up a task that is queued for ten minutes.
 _LONGEST_WAIT = 300
+
+# Seconds: a day.
+_LONGEST_TRANSFER = 86400
 
 # sizeof(sockaddr_un.sun_path) less the closing zero, on Linux; the kernel refuses a longer one.
 _SOCKET_LIMIT = 107
@@ -120,8 +131,15 @@ class Settings(NamedTuple):
         reserve_memory: touch that memory at start.
         deployment: the name under which this Airflow's objects are known in a store that it shares with others.
         host: the name of this host in rows; None is what the system calls it.
-        tier: where values are saved; None is what core finds in its environment, if anything.
+        tier: where values are saved, the one that is written first; empty if nothing is saved.
+        default_tier: whether that is the embedded server's folder, because nothing else was configured.
         durability: whether a value is saved before the task ends (``through``), afterwards (``behind``) or not.
+        spill: folder of notes and overflow; None is core's default.
+        disk_reserve: the share of the disks that stays free.
+        tier_timeout: seconds that saving or loading may take.
+        tier_sync: whether what is saved in a folder is written through to the disk.
+        tier_options: settings of a bucket's service, by name.
+        tier_conn_id: the connection whose credentials the agent has; None is its environment.
     """
 
     ipc_socket: str
@@ -137,8 +155,15 @@ class Settings(NamedTuple):
     reserve_memory: bool
     deployment: str
     host: Optional[str]
-    tier: Optional[str]
+    tier: Tuple[str, ...]
+    default_tier: bool
     durability: str
+    spill: Optional[str]
+    disk_reserve: float
+    tier_timeout: float
+    tier_sync: bool
+    tier_options: Tuple[Tuple[str, str], ...]
+    tier_conn_id: Optional[str]
 
 
 class PlacementSettings(NamedTuple):
@@ -169,10 +194,15 @@ def get_settings() -> Settings:
         AirflowConfigException: an option has a value that cannot be used.
     """
     configured = _socket()
+    options = {name: read(name) for name, read in _READERS.items()}
+    if options["tier"] is None and configured is None:
+        options.update(tier=(_embedded_tier(),), default_tier=True)
+    if options["durability"] == "auto":
+        options["durability"] = "behind" if options.get("default_tier") else "through"
     return Settings(
         ipc_socket=configured or _embedded_socket(),
         embedded=configured is None,
-        **{name: read(name) for name, read in _READERS.items()},
+        **{"default_tier": False, **options, "tier": options["tier"] or ()},
     )
 
 
@@ -204,6 +234,11 @@ def wrong_options() -> List[str]:
         except version_compat.config_exception() as error:
             problems.append(str(error))
     return problems
+
+
+def is_folder(tier: str) -> bool:
+    """Tell whether a tier is a folder, which tasks use themselves."""
+    return "://" not in tier or tier.lower().startswith("file:")
 
 
 def preload_modules() -> Tuple[str, ...]:
@@ -284,18 +319,70 @@ def _endpoint(name: str) -> Optional[str]:
     return value
 
 
-def _tier(name: str) -> Optional[str]:
-    value = _text(name)
-    if value and not _TIER.match(value):
-        _wrong(name, value, "Write an absolute path, or a URL such as s3://bucket/prefix.")
-    return value or None
+def _tier(name: str) -> Optional[Tuple[str, ...]]:
+    """Return the tiers; None if nothing says where they are, or that there are none."""
+    value, source = _text(name), ""
+    if not value:
+        value, source = os.environ.get(ENVIRONMENT_TIER, "").strip(), ENVIRONMENT_TIER
+    if not value or value.lower() == "none":
+        return () if value else None
+    tiers = tuple(dict.fromkeys(value.replace(",", " ").split()))
+    for tier in tiers:
+        if not _TIER.match(tier):
+            remedy = f"{tier!r} is no tier: write an absolute path, a URL such as s3://bucket/prefix, or none."
+            if source:
+                raise version_compat.config_exception()(f"The environment variable {source} is {value!r}. {remedy}")
+            _wrong(name, value, remedy)
+    return tiers
 
 
 def _durability(name: str) -> str:
     value = _text(name)
-    if value not in ("none", "behind", "through"):
-        _wrong(name, value, "Write none, behind or through.")
+    if value not in ("auto", "none", "behind", "through"):
+        _wrong(name, value, "Write auto, none, behind or through.")
     return value
+
+
+def _folder(name: str) -> Optional[str]:
+    value = os.path.expanduser(_text(name))
+    if value and not os.path.isabs(value):
+        _wrong(name, value, "Write the absolute path of a folder on a disk of this host.")
+    return value or None
+
+
+def _share(name: str) -> float:
+    value = _text(name)
+    if not value or not _SHARE.match(value):
+        _wrong(name, value, "Write a share of the disk from 0 to less than 1, such as 0.1 for a tenth.")
+    return float(value)
+
+
+def _patience(name: str) -> float:
+    value = _text(name)
+    if not (value.isascii() and value.isdigit() and 0 < int(value) <= _LONGEST_TRANSFER):
+        _wrong(name, value, f"Write a whole number of seconds from 1 to {_LONGEST_TRANSFER}.")
+    return float(value)
+
+
+def _mapping(name: str) -> Tuple[Tuple[str, str], ...]:
+    value = _text(name)
+    try:
+        found = json.loads(value or "{}")
+    except ValueError:
+        found = None
+    usable = isinstance(found, dict) and all(isinstance(item, (str, int, float)) for item in found.values())
+    if not usable:
+        # Its value is left out: somebody may have written a password there.
+        _wrong(name, "…", 'Write a JSON object of texts, such as {"endpoint": "http://minio:9000"}.')
+    texts = {key: str(item).lower() if isinstance(item, bool) else str(item) for key, item in found.items()}
+    return tuple(sorted(texts.items()))
+
+
+def _connection_id(name: str) -> Optional[str]:
+    value = _text(name)
+    if value and not _CONNECTION.match(value):
+        _wrong(name, value, "Write the id of an Airflow connection, such as aws_default.")
+    return value or None
 
 
 def _peers(name: str) -> Tuple[str, ...]:
@@ -349,8 +436,16 @@ def _socket_problem(path: str) -> str:
     return ""
 
 
+def _embedded_folder() -> str:
+    return os.path.join(os.path.abspath(version_compat.airflow_home()), "vineyard")
+
+
+def _embedded_tier() -> str:
+    return os.path.join(_embedded_folder(), "values")
+
+
 def _embedded_socket() -> str:
-    path = os.path.join(os.path.abspath(version_compat.airflow_home()), "vineyard", "vineyard.sock")
+    path = os.path.join(_embedded_folder(), "vineyard.sock")
     if _socket_problem(path):
         _wrong(
             "ipc_socket",
@@ -410,6 +505,12 @@ _READERS: Dict[str, Callable[[str], Any]] = {
     "host": _host,
     "tier": _tier,
     "durability": _durability,
+    "spill": _folder,
+    "disk_reserve": _share,
+    "tier_timeout": _patience,
+    "tier_sync": _boolean,
+    "tier_options": _mapping,
+    "tier_conn_id": _connection_id,
 }
 
 _PLACEMENT_READERS: Dict[str, Callable[[str], Any]] = {

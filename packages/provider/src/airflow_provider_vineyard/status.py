@@ -1,10 +1,11 @@
-"""``status``: which store this configuration means, how full it is, and whose objects are in it."""
+"""``status``: which store this configuration means, how full it is, whose objects are in it, and what is saved."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Dict, Iterable, Mapping, NamedTuple, Set, Tuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Dict, Iterable, Mapping, NamedTuple, Optional, Set, Tuple
+from urllib.parse import unquote
 
 from airflow_provider_vineyard import version_compat
 from airflow_provider_vineyard._version import __version__
@@ -14,7 +15,7 @@ from airflow_provider_vineyard.reference import DEPLOYMENT_LABEL
 from airflow_provider_vineyard.settings import Settings, get_settings
 
 if TYPE_CHECKING:
-    from vineyard_client import ObjectInfo, StoreStatus
+    from vineyard_client import ObjectInfo, SavedCopy, StoreStatus, TierStatus
 
 __all__ = ["Share", "Status", "get_status", "not_running"]
 
@@ -38,6 +39,8 @@ class Status:
         xcoms: what this deployment's objects take, by DAG; objects whose DAG Airflow did not tell are under an empty
             name.
         others: what other values take: another deployment's, or put by tasks themselves.
+        tier: how the work of saving stands; None if nothing is saved.
+        saved: what the copies of this deployment take in the tiers, by DAG as above.
     """
 
     store: StoreStatus
@@ -46,13 +49,15 @@ class Status:
     versions: Mapping[str, str]
     xcoms: Mapping[str, Share]
     others: Share
+    tier: Optional[TierStatus] = None
+    saved: Mapping[str, Share] = field(default_factory=dict)
 
 
 def get_status() -> Status:
     """Return the state of the store; no server is started for it.
 
     Raises:
-        VineyardError: the server cannot be reached, or refused.
+        VineyardError: the server cannot be reached, or refused, or the tier cannot be listed.
         AirflowConfigException: an option of ``[vineyard]`` has a wrong value.
         ImportError: core is not installed.
     """
@@ -70,7 +75,9 @@ def get_status() -> Status:
         "airflow-provider-vineyard": __version__,
         "vineyard-client": vineyard_client.__version__,
     }
-    return Status(store, settings.embedded, settings.deployment, versions, xcoms, others)
+    tier = None if client.saved is None else client.saved.status()
+    saved = {} if client.saved is None else _copies(client.saved.list(settings.deployment))
+    return Status(store, settings.embedded, settings.deployment, versions, xcoms, others, tier, saved)
 
 
 def not_running(settings: Settings) -> Tuple[str, str]:
@@ -97,6 +104,15 @@ def _shares(infos: Iterable[ObjectInfo], deployment: str) -> Tuple[Dict[str, Sha
         else:
             others = _plus(others, size)
     return dict(sorted(xcoms.items())), others
+
+
+def _copies(copies: Iterable[SavedCopy]) -> Dict[str, Share]:
+    found: Dict[str, Share] = defaultdict(lambda: Share(0, 0))
+    for copy in copies:
+        _, *parts, _ = map(unquote, copy.key.split("/"))
+        dag_id = parts[0] if parts else ""
+        found[dag_id] = _plus(found[dag_id], copy.size)
+    return dict(sorted(found.items()))
 
 
 def _plus(share: Share, size: int) -> Share:

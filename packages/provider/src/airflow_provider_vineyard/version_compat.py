@@ -19,6 +19,7 @@ __all__ = [
     "base_xcom",
     "conf",
     "config_exception",
+    "connection",
     "count",
     "create_session",
     "dag_models",
@@ -69,6 +70,11 @@ def config_exception() -> Type[Exception]:
     """Return the class that Airflow raises for a wrong option."""
     error: Type[Exception] = import_module("airflow.exceptions").AirflowConfigException
     return error
+
+
+def connection(name: str) -> Any:
+    """Return a connection of Airflow's from wherever it is defined; from the database only where that can be read."""
+    return import_module("airflow.models.connection").Connection.get_connection_from_secrets(name)
 
 
 def airflow_home() -> str:

@@ -20,7 +20,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from concurrent.futures import TimeoutError as TimeoutOfFuture
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -29,6 +29,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set,
 
 from .._calls.saved import about_disks
 from .._calls.session import Session
+from .._io.deadline import Deadline
 from .._tiers import doorbell
 from .._tiers.contract import Tier
 from .._tiers.keys import check_key, is_key
@@ -41,6 +42,7 @@ from .door import Door
 from .keeper import Keeper, collect
 from .loading import Wanted, load
 from .saving import save
+from .starting import LOCK
 from .store import Store
 from .tidying import Tidying
 
@@ -153,6 +155,7 @@ class Agent:
         self._wakened, self._waker = socket.socketpair()
         self._waker.setblocking(False)
         self._ending = False
+        self._hurried = False
         self._lock = threading.Lock()
         self._saving: Dict[str, Future[int]] = {}
         self._loading: Dict[str, Future[Dict[str, Any]]] = {}
@@ -209,7 +212,10 @@ class Agent:
 
     @contextmanager
     def _only_one(self) -> Iterator[None]:
-        fd = os.open(self.path + ".agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        path = self.path + ".agent.lock"
+        fd = _handed_on(path)
+        if fd is None:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             deadline = time.monotonic() + 30.0
             while True:
@@ -302,18 +308,32 @@ class Agent:
         """Save everything that can be saved; what the tier refuses for good stays noted."""
         while True:
             self._store.look()
-            waiting = []
-            for name in self._notes.names(UNSAVED):
-                self._retries.pop(name, None)
-                waiting.append(self._save(name))
-            if not waiting:
+            if self._drained(None) or self._hurried:
                 return
-            failures = [future.exception() for future in waiting]
-            hopeless = [error for error in failures if error is not None and not isinstance(error, TierUnavailable)]
-            if len(hopeless) == len(waiting):
-                return
-            if any(failures):
-                time.sleep(_FIRST_RETRY)
+
+    def _drained(self, deadline: Optional[Deadline]) -> bool:
+        """Try once to save everything; return True if nothing is left but what the tier refuses for good."""
+        waiting = []
+        for name in self._notes.names(UNSAVED):
+            self._retries.pop(name, None)
+            waiting.append(self._save(name))
+        if not waiting:
+            return True
+        wait(waiting, None if deadline is None else deadline.remaining())
+        failures = [future.exception() for future in waiting if future.done()]
+        hopeless = [error for error in failures if error is not None and not isinstance(error, TierUnavailable)]
+        if len(hopeless) == len(waiting):
+            return True
+        if any(failures):
+            time.sleep(_FIRST_RETRY)
+        return False
+
+    def _drained_by(self, deadline: Deadline) -> Dict[str, Any]:
+        """Save what can be saved in time, and tell what is left; the agent goes on."""
+        while not self._drained(deadline) and not deadline.expired:
+            pass
+        backlog = self._notes.backlog()
+        return {"number": backlog.number, "bytes": backlog.nbytes, "last_error": self._last_error}
 
     # ---- saving
 
@@ -371,11 +391,18 @@ class Agent:
             return {}
         if do == "list":
             return self._listed(str(request["url"]), str(request["prefix"]))
+        if do == "end":
+            if self._with_server:
+                self._hurried = bool(request.get("discard"))
+                self.end()
+            return {}
         if do == "check":
             self._tier.check()
             return {"url": self._tier.url, "spill": self._notes.folder}
         if self._ending:
             raise TierUnavailable(f"The agent for the store at {self.path} is about to end.", "Try again.")
+        if do == "drain":
+            return self._drained_by(Deadline(float(request["timeout"])))
         if do == "save":
             self._await(self._save(str(request["name"])))
             return {}
@@ -437,6 +464,7 @@ class Agent:
         backlog = self._notes.backlog()
         return {
             "pid": os.getpid(),
+            "with_server": self._with_server,
             "tier": self._tier.url,
             "store": self._store.identity,
             "unsaved": {"number": backlog.number, "bytes": backlog.nbytes, "age": round(backlog.age, 1)},
@@ -446,6 +474,17 @@ class Agent:
             "counts": dict(self._counts),
             "last_error": self._last_error,
         }
+
+
+def _handed_on(path: str) -> Optional[int]:
+    """Return the descriptor of the lock that who started this process took for it; None if there is none."""
+    try:
+        fd = int(os.environ.pop(LOCK, ""))
+        if os.path.samestat(os.fstat(fd), os.stat(path)):
+            return fd
+    except (OSError, ValueError):
+        pass  # this was started by hand, or the file is another one by now
+    return None
 
 
 def on_signals(agent: Union[Agent, Keeper]) -> None:

@@ -17,6 +17,7 @@ from .._tiers.folder import file_system, is_remote
 from .._tiers.keys import is_key, quote_part
 from .._tiers.local import Tiers
 from .._tiers.notes import KEPT, LOADED, LOST, SAVED, UNSAVED
+from .._tiers.options import BEHIND
 from .._tiers.urls import folder_path
 from ..exceptions import ConnectionFailed, TierUnavailable
 from ..reference import ObjectRef, number_of
@@ -176,6 +177,26 @@ class SavedValues:
             last_error=said.get("last_error", ""),
         )
 
+    def drain(self, timeout: float) -> None:
+        """Return when all that is noted to be saved is saved; the agent is started for it, if it may be.
+
+        Args:
+            timeout: seconds that this may take.
+
+        Raises:
+            TierUnavailable: something is not saved then, or there is no agent; the message says why.
+        """
+        if not self._tiers.notes.names(UNSAVED):
+            return
+        self._tiers.ensure_agent()
+        doorbell.drain(self._tiers.socket, timeout)
+        left = self._tiers.notes.backlog()
+        if left.number:
+            raise TierUnavailable(
+                f"{left.number} values ({left.nbytes} bytes) are not saved, and no agent is there to do it.",
+                "Start it: vineyard-client agent.",
+            )
+
     def check(self) -> List[str]:
         """Save, read and delete a small object in the tier that is written; return what else is not as it should be.
 
@@ -187,6 +208,8 @@ class SavedValues:
         tiers = self._tiers
         tiers.notes.check()
         found: List[str] = []
+        if tiers.folder is None or tiers.options.durability == BEHIND:
+            tiers.ensure_agent()
         status = self.status()
         if tiers.folder is not None:
             tiers.folder.check()

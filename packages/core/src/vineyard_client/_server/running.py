@@ -108,7 +108,8 @@ test -z "$folder" || rm -rf "$folder"
 """
 
 
-def spawn(script: str, log: int, command: Sequence[str]) -> subprocess.Popen[str]:
+def spawn(script: str, log: int, command: Sequence[str], keep: Sequence[int] = ()) -> subprocess.Popen[str]:
+    """Run a command by a script; ``keep`` are descriptors that it has as well, under the same numbers."""
     import subprocess  # 3 ms that who finds a server running need not pay
 
     return subprocess.Popen(
@@ -120,6 +121,7 @@ def spawn(script: str, log: int, command: Sequence[str]) -> subprocess.Popen[str
         text=True,
         cwd="/",
         env=server_environment(),
+        pass_fds=keep,
     )
 
 

@@ -9,19 +9,40 @@ The notes say what is to be saved, so a ring that nobody hears costs a second an
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
-from typing import Any, Dict, Iterator
+import time
+from typing import Any, Dict, Iterator, Optional
 
 from .. import exceptions
 from .._io.deadline import Deadline
 from ..exceptions import TierUnavailable, VineyardError
 
-__all__ = ["MAX_LINE", "NoAgent", "ask", "ask_for_parts", "doorbell_path", "has_door", "ring"]
+__all__ = [
+    "MAX_LINE",
+    "NoAgent",
+    "ask",
+    "ask_for_parts",
+    "ask_if_there",
+    "doorbell_path",
+    "drain",
+    "has_door",
+    "is_there",
+    "ring",
+]
 
 # Bytes of a request or an answer; some thousand keys fit in.
 MAX_LINE = 1 << 22
+
+# Seconds that an agent may need from its start until it listens; it lists nothing and loads little.
+_ON_ITS_WAY = 10.0
+
+# Seconds for an answer beyond those that the agent has for what it is to do.
+_LONGER = 10.0
+
+_POLL = 0.02
 
 # Seconds within which the agent's socket must take a connection; it is on this host.
 _CONNECT = 2.0
@@ -88,6 +109,53 @@ def ask_for_parts(path: str, request: Dict[str, Any], timeout: float) -> Iterato
             hint = "Start it: vineyard-client agent --socket PATH --tier URL."
         kind = TierUnavailable if isinstance(error, socket.timeout) else NoAgent
         raise kind(f"The agent for the store at {path} {what}.", hint) from error
+
+
+def ask_if_there(path: str, request: Dict[str, Any], timeout: float) -> Optional[Dict[str, Any]]:
+    """Return what the agent of a store answers, also one that was only just started; None if there is none.
+
+    Args and errors are those of ``ask``.
+    """
+    deadline = time.monotonic() + _ON_ITS_WAY
+    while not ring(path):
+        if not is_there(path) or time.monotonic() > deadline:
+            return None
+        time.sleep(_POLL)
+    return ask(path, request, timeout)
+
+
+def is_there(path: str) -> bool:
+    """Whether somebody holds the lock of a store's agent."""
+    try:
+        fd = os.open(path + ".agent.lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def drain(path: str, timeout: float) -> None:
+    """Have the agent of a store, if there is one, save what there is to save.
+
+    Args:
+        path: the store's IPC socket.
+        timeout: seconds that this may take.
+
+    Raises:
+        TierUnavailable: something is not saved then; the message says how much, and why.
+    """
+    answer = ask_if_there(path, {"do": "drain", "timeout": timeout}, timeout + _LONGER)
+    left: int = answer.get("number", 0) if answer else 0
+    if answer and left:
+        raise TierUnavailable(
+            f"{left} values ({answer.get('bytes', 0)} bytes) are not saved yet. {answer.get('last_error', '')}".strip(),
+            f"See the agent's log, {doorbell_path(path)}.log, and mend what hinders it.",
+        )
 
 
 def _connect(path: str, timeout: float) -> socket.socket:

@@ -401,10 +401,9 @@ class Tiers:
             TierUnavailable: it cannot be started.
         """
         deadline = Deadline(self.options.timeout)
-        if self._starter is not None and not doorbell.ring(self.socket):
-            self._starter()
-            while not doorbell.ring(self.socket) and not deadline.expired:
-                time.sleep(_POLL)
+        while self._starter is not None and not doorbell.ring(self.socket) and not deadline.expired:
+            self._starter()  # each time: what is there may be one that is about to end
+            time.sleep(_POLL)
 
 
 def _memory(size: int) -> memoryview:

@@ -27,6 +27,7 @@ class TierOptions:
         timeout: seconds that saving or loading may take, retries included.
         sync: whether what is saved in a folder survives a power cut, and not only a crash.
         options: settings of a bucket's store, such as its endpoint, for an agent that is started on demand.
+        agent: the command that runs such an agent, in place of vineyard-client's own; it has to end with the server.
 
     Raises:
         TierRefused: the URL is none, or another option has a value that makes no sense.
@@ -39,6 +40,7 @@ class TierOptions:
     timeout: float = 120.0
     sync: bool = False
     options: Mapping[str, str] = field(default_factory=dict)
+    agent: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         """Check what can be checked without looking."""

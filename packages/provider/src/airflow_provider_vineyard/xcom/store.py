@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from typing import TYPE_CHECKING, Any, Dict, MutableMapping, Optional, Union
+from typing import TYPE_CHECKING, Any, Dict, MutableMapping, Optional, Tuple, Union
 from weakref import WeakKeyDictionary
 
 from airflow_provider_vineyard import version_compat
@@ -33,13 +33,16 @@ from airflow_provider_vineyard.xcom.arguments import NOT_FINITE, unfit_as_argume
 if TYPE_CHECKING:
     from vineyard_client import Client, EncodedValue, ObjectRef, UnsafeType, VineyardError
 
-__all__ = ["free", "get", "get_bare", "put"]
+__all__ = ["free", "get", "get_bare", "path_of", "put"]
 
 log = logging.getLogger(__name__)
 
 # Seconds for which nothing is freed after the server was too slow once; and until when, in monotonic time.
 _PAUSE = 60.0
 _too_slow = [0.0]
+
+# The id of what never was in a store.
+_IN_NO_STORE = f"o{0:016x}"
 
 _own_endpoints: MutableMapping[Client, Optional[str]] = WeakKeyDictionary()
 
@@ -71,18 +74,38 @@ def put(value: object, origin: Origin) -> Dict[str, Any]:
         _log_value("put", row, milliseconds)
         return row.to_json()
     log.info(
-        "put %s: %s, %d B, %s %s, %.1f ms",
+        "put %s: %s, %d B, %s, durable: %s, %.1f ms",
         origin,
         row.ref.type,
         row.ref.size,
-        "in the local vineyard as" if row.owned else "passed on by reference,",
-        row.ref.id,
+        _where_put(row),
+        row.durable or "no",
         milliseconds,
     )
-    if row.owned and row.ref.copy is not None:
-        when = "is saved" if settings.durability == "through" else "is going to be saved"
-        log.info("%s %s as %s", origin, when, row.ref.copy)
     return row._replace(summary=_masked(row.summary)).to_json()
+
+
+def _where_put(row: RowReference) -> str:
+    if not row.owned:
+        return f"passed on by reference, {row.ref.id}"
+    if row.ref.id == _IN_NO_STORE:
+        return "outside of the local vineyard, which is full"
+    return f"in the local vineyard as {row.ref.id}"
+
+
+def _durable(client: Client, settings: Settings, *refs: ObjectRef) -> str:
+    """Say whether a value is saved, for people: for one in parts what holds for the part that is least safe.
+
+    What is going to be saved is not looked for: that would take as long as it takes to store a small value.
+    """
+    from vineyard_client import Durable
+
+    if client.saved is None:
+        return "no"
+    soon = Durable("soon", settings.tier[0])
+    later = settings.durability == "behind"
+    found = [soon if later and ref.copy and ref.id != _IN_NO_STORE else client.saved.where(ref) for ref in refs]
+    return str(min(found, key=lambda durable: ("no", "soon", "yes").index(durable.state)))
 
 
 def _put(value: Any, origin: Origin, settings: Settings) -> Union[RowReference, RowValue]:
@@ -98,7 +121,8 @@ def _put(value: Any, origin: Origin, settings: Settings) -> Union[RowReference, 
         client = get_client(settings)
         ref = client.put(encoded, **_put_options(origin, settings))
     members.remember(origin, ref)
-    return RowReference.describe(ref, client.info(ref), origin=origin, owned=True)
+    durable = _durable(client, settings, ref)
+    return RowReference.describe(ref, client.info(ref), origin=origin, owned=True, durable=durable)
 
 
 def _put_with_parts(
@@ -114,15 +138,21 @@ def _put_with_parts(
         for part in parts.values():
             client.delete(part)
         raise
-    row = RowReference.describe(ref, client.info(ref), origin=origin, owned=True)
+    durable = _durable(client, settings, ref, *parts.values())
+    row = RowReference.describe(ref, client.info(ref), origin=origin, owned=True, durable=durable)
     return row.with_parts(len(value), parts)
 
 
 def _put_options(origin: Origin, settings: Settings) -> Dict[str, Any]:
     labels = {**origin.labels(), DEPLOYMENT_LABEL: settings.deployment}
-    known = (settings.deployment, origin.dag_id, origin.run_id, origin.task_id, origin.map_index, origin.key)
-    path = tuple(str(part) for part in known if part is not None)
+    path = path_of(origin, settings)
     return {"labels": labels, "persist": settings.persist, "host": settings.host, "path": path}
+
+
+def path_of(origin: Origin, settings: Settings) -> Tuple[str, ...]:
+    """Return the names under which people find the copy of a value in the tier."""
+    known = (settings.deployment, origin.dag_id, origin.run_id, origin.task_id, origin.map_index, origin.key)
+    return tuple(str(part) for part in known if part is not None)
 
 
 def _trust(settings: Settings) -> Dict[str, Any]:
@@ -310,8 +340,7 @@ def _place(client: Client, reference: RowReference) -> str:
     """Say where a value comes from; to be asked before reading it, which may bring it here."""
     endpoint = reference.ref.endpoint
     if endpoint is None or endpoint == _own_endpoint(client):
-        saved = reference.ref.copy is not None and client.exists(reference.alone)
-        if saved and client.info(reference.alone).socket != client.socket:
+        if reference.ref.copy is not None and client.info(reference.alone).socket != client.socket:
             return "from its copy"
         return "from the local vineyard"
     if client.info(reference.alone).socket == client.socket:
@@ -334,6 +363,11 @@ def _put_hint(error: VineyardError, settings: Settings) -> str:
     if isinstance(error, UnsafeType):
         return _class_hint(error)
     if isinstance(error, StoreFull):
+        if settings.tier:
+            return (
+                f"Neither memory nor the disk has room. {error.hint} airflow-vineyard gc --orphans, or --older-than, "
+                "frees what no DAG run needs any more."
+            )
         larger = "set a larger [vineyard] size" if settings.embedded else "give vineyardd a larger --size"
         if error.limit and error.requested > error.limit:
             return f"The value is larger than the whole store: {larger} and restart it."
@@ -350,7 +384,7 @@ def _get_hint(error: VineyardError, origin: Origin, settings: Settings) -> str:
     if isinstance(error, ObjectNotFound):
         task = f"task {origin.dag_id}.{origin.task_id}" if origin.task_id else "the task that returned it"
         return (
-            "The object was deleted or it expired, or vineyardd was restarted since (it keeps values in memory only). "
+            "The object was deleted or it expired, or vineyardd was restarted since, and no tier has the value. "
             f"Clear {task}, so that it runs again and stores the value anew."
         )
     if isinstance(error, UnsafeType):
@@ -358,7 +392,7 @@ def _get_hint(error: VineyardError, origin: Origin, settings: Settings) -> str:
     hint = _connection_hint(error, settings)
     if isinstance(error, ConnectionFailed) and settings.embedded:
         task = f"clear {origin.dag_id}.{origin.task_id}" if origin.task_id else "clear the task that returned it"
-        hint += f" What it stored is gone when it ended: {task}."
+        hint += f" If it has ended and the value was saved nowhere, {task}."
     return hint
 
 
@@ -376,8 +410,10 @@ def _class_hint(error: UnsafeType) -> str:
 
 
 def _connection_hint(error: VineyardError, settings: Settings) -> str:
-    from vineyard_client import ConnectionFailed, ServerStartFailed
+    from vineyard_client import ConnectionFailed, ServerStartFailed, TierFailed
 
+    if isinstance(error, TierFailed):
+        return error.hint.replace("vineyard-client agent --socket PATH --tier URL", "airflow-vineyard agent")
     if isinstance(error, ServerStartFailed) or not isinstance(error, ConnectionFailed):
         return error.hint
     if settings.embedded and settings.autostart:
