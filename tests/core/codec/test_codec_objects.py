@@ -23,10 +23,6 @@ from vineyard_client.exceptions import UnsafeType, VineyardError
 ALLOWED = "codec_models.*"
 
 
-class AnotherError(Exception):
-    """Not in the allowed package."""
-
-
 OBJECTS = {
     "plain": models.Plain(a=1, b=[2]),
     "slots": models.Slotted(1, [2]),
@@ -187,7 +183,6 @@ REFUSED = {
     "a reduction to getattr": models.Gadget(getattr, os, "system"),
     "a reduction to a class of another package": models.Gadget(pathlib.Path, "/x"),
     "a reduction that is wrong": models.Gadget(None),
-    "an exception of another package": AnotherError(),
 }
 
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import datetime
+import decimal
 import enum
+import fractions
+import pathlib
 import sys
-from typing import Any, Dict, Generic, List, NamedTuple, TypeVar
+import uuid
+from typing import Any, Dict, Generic, List, NamedTuple, Protocol, TypeVar
 
 ran: List[str] = []
 T = TypeVar("T")
@@ -54,6 +59,12 @@ TrappedOrdered = type("TrappedOrdered", (collections.OrderedDict,), _trapped())
 TrappedCounter = type("TrappedCounter", (collections.Counter,), _trapped())
 TrappedQueue = type("TrappedQueue", (collections.deque,), _trapped())
 TrappedBuffer = type("TrappedBuffer", (bytearray,), _trapped())
+TrappedDay = type("TrappedDay", (datetime.date,), _trapped())
+TrappedMoment = type("TrappedMoment", (datetime.datetime,), _trapped())
+TrappedClock = type("TrappedClock", (datetime.time,), _trapped())
+TrappedSpan = type("TrappedSpan", (datetime.timedelta,), _trapped())
+TrappedPrice = type("TrappedPrice", (decimal.Decimal,), _trapped())
+TrappedFailure = type("TrappedFailure", (ValueError,), _trapped())
 for _cls in list(vars().values()):
     if isinstance(_cls, type) and _cls.__name__.startswith("Trapped"):
         _cls.__module__ = __name__
@@ -121,6 +132,71 @@ class Queue(collections.deque):
 
 class Wrapped(collections.UserDict):
     """A dict in Python."""
+
+
+class Day(datetime.date):
+    """A date."""
+
+    def quarter(self) -> int:
+        """Return something."""
+        return (self.month - 1) // 3
+
+
+class Moment(datetime.datetime):
+    """A date with a time."""
+
+
+class Clock(datetime.time):
+    """A time."""
+
+
+class Span(datetime.timedelta):
+    """A length of time."""
+
+
+class Price(decimal.Decimal):
+    """A decimal number."""
+
+
+class Share(fractions.Fraction):
+    """A fraction."""
+
+
+class Place(pathlib.PurePosixPath):
+    """A path with a method."""
+
+    def twice(self) -> str:
+        """Return something."""
+        return f"{self}{self}"
+
+
+class Mark(uuid.UUID):
+    """A number."""
+
+
+class Chain(collections.ChainMap):
+    """Several dicts."""
+
+
+class Trouble(ValueError):
+    """An exception with arguments that its ``args`` lack."""
+
+    def __init__(self, what: str, code: int = 0) -> None:
+        super().__init__(what)
+        self.code = code
+
+
+class Named(Protocol):
+    """What a class may say that it follows."""
+
+    name: str
+
+
+@dataclasses.dataclass
+class Follower(Named):
+    """A dataclass that follows a protocol, about which classes cannot be asked."""
+
+    name: str
 
 
 class Point(NamedTuple):
@@ -370,7 +446,30 @@ class Ordinary:
         self.value = value
 
 
+class ReprPath(pathlib.PurePosixPath):
+    """A path with another text, which is what its hash is made of."""
+
+    __str__ = trap("__str__")
+
+
+class SharedMark(uuid.UUID):
+    """A number that compares by code of its own."""
+
+    __eq__ = trap("__eq__")
+    __hash__ = trap("__hash__")
+
+
+class LostFailure(Exception):
+    """An exception that says itself how it is made."""
+
+    def __reduce__(self) -> Any:
+        return LostFailure, ()
+
+
 NOT_PASSIVE = {
+    "ReprPath": ReprPath("a"),
+    "SharedMark": SharedMark(int=5),
+    "LostFailure": LostFailure(),
     "Made": Made("a"),
     "Reduced": Reduced(1),
     "Stateful": Stateful(1),
@@ -379,6 +478,5 @@ NOT_PASSIVE = {
     "Hashed": Hashed(1),
     "Computed": Computed(1),
     "Metamade": Metamade(1),
-    "Failure": Failure(1),
     "Ordinary": Ordinary(1),
 }

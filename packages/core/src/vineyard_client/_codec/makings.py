@@ -9,13 +9,14 @@ as it was, and none of them is asked.
 from __future__ import annotations
 
 import collections
+import importlib
 import sys
 import types
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Set, Tuple
 
 from .parts import checked, checked_callable, damaged
 
-__all__ = ["Base", "attributes_of", "base_of", "give", "slots_of"]
+__all__ = ["Base", "attributes_of", "base_of", "give", "is_in_python", "slots_of"]
 
 
 class Base(NamedTuple):
@@ -142,13 +143,126 @@ _BASES: Dict[type, Base] = {
 }
 
 
+# --- types of modules that need not be loaded -----------------------------------------------------------------------
+
+# Plain types that are written in Python: their objects keep what they are made of in slots, and their ``__hash__`` is a
+# function, which looks up what else a class may have under those names.
+_IN_PYTHON: Set[type] = set()
+
+
+def _of_parts(kind: Any, names: str, **options: Any) -> Base:
+    """Return a base of C whose objects are made from some of their fields, which its ``__new__`` checks."""
+    fields = [vars(kind).get(name) or getattr(kind, name) for name in names.split()]
+    new: Any = kind.__new__
+
+    def make(cls: Any, *parts: Any) -> Any:
+        if len(parts) != len(fields):
+            raise damaged(f"a {kind.__name__} is made of {len(parts)} parts")
+        positional = parts[:-1] if "fold" in names else parts
+        return new(cls, *positional, fold=parts[-1]) if "fold" in names else new(cls, *positional)
+
+    return Base(lambda value: tuple([field.__get__(value) for field in fields]), make)
+
+
+def _in_python(kind: Any, take: Callable[[Any], Tuple[Any, ...]], make: Callable[..., Any]) -> Base:
+    """Return a base of Python: an object of the plain type is made, and what is in its slots is handed on."""
+    _IN_PYTHON.update(kind.__mro__[:-1])
+    slots = [
+        descriptor
+        for base in kind.__mro__
+        for descriptor in vars(base).values()
+        if type(descriptor) is types.MemberDescriptorType
+    ]
+
+    def make_twin(cls: Any, *parts: Any) -> Any:
+        plain, value = make(*parts), object.__new__(cls)
+        for slot in slots:
+            try:
+                content = slot.__get__(plain)
+            except AttributeError:
+                continue  # it holds nothing yet
+            slot.__set__(value, content)
+        return value
+
+    return Base(take, make_twin)
+
+
+def _dates(module: Any) -> Dict[type, Base]:
+    day, clock = "year month day", "hour minute second microsecond tzinfo fold"
+    return {
+        module.datetime: _of_parts(module.datetime, f"{day} {clock}"),
+        module.date: _of_parts(module.date, day),
+        module.time: _of_parts(module.time, clock),
+        module.timedelta: _of_parts(module.timedelta, "days seconds microseconds"),
+    }
+
+
+def _decimals(module: Any) -> Dict[type, Base]:
+    kind = module.Decimal
+    return {kind: Base(lambda value: (kind.__str__(value),), lambda cls, text: kind.__new__(cls, checked(text, str)))}
+
+
+def _fractions(module: Any) -> Dict[type, Base]:
+    kind = module.Fraction
+    slots = vars(kind)["_numerator"], vars(kind)["_denominator"]
+
+    def make(numerator: Any, denominator: Any) -> Any:
+        return kind(checked(numerator, int), checked(denominator, int))
+
+    return {kind: _in_python(kind, lambda value: tuple([slot.__get__(value) for slot in slots]), make)}
+
+
+def _uuids(module: Any) -> Dict[type, Base]:
+    kind = module.UUID
+
+    def take(value: Any) -> Tuple[Any, ...]:
+        return vars(kind)["int"].__get__(value), vars(kind)["is_safe"].__get__(value).value
+
+    def make(number: Any, safe: Any) -> Any:
+        return kind(int=checked(number, int), is_safe=module.SafeUUID(checked(safe, int, type(None))))
+
+    return {kind: _in_python(kind, take, make)}
+
+
+def _paths(module: Any) -> Dict[type, Base]:
+    found = {}
+    for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath"):
+        kind = getattr(module, name)
+
+        def make(text: Any, kind: Any = kind) -> Any:
+            return kind(checked(text, str))
+
+        found[kind] = _in_python(kind, lambda value: (module.PurePath.__str__(value),), make)
+    return found
+
+
+# Module of a type -> the module that has it under its public name, and what declares it; forgotten once it has.
+_LATER: Dict[str, Tuple[str, Callable[[Any], Dict[type, Base]]]] = {
+    "datetime": ("datetime", _dates),
+    "decimal": ("decimal", _decimals),
+    "fractions": ("fractions", _fractions),
+    "uuid": ("uuid", _uuids),
+    "pathlib": ("pathlib", _paths),
+    "pathlib._local": ("pathlib", _paths),
+}
+
+
 def base_of(cls: type) -> Tuple[type, Base]:
     """Return the plain type that a class derives from and how its content is handled; ``object`` at the least."""
     for base in cls.__mro__:
+        if base.__module__ in _LATER:
+            module, declare = _LATER[base.__module__]
+            _BASES.update(declare(importlib.import_module(module)))
+            _LATER.pop(base.__module__, None)
         found = _BASES.get(base)
         if found is not None:
             return base, found
     raise AssertionError(cls)
+
+
+def is_in_python(kind: type) -> bool:
+    """Tell whether a plain type is written in Python, so that hashing its objects looks names up at their class."""
+    return kind in _IN_PYTHON
 
 
 def _dict_of(value: Any) -> Dict[str, Any] | None:
@@ -164,7 +278,7 @@ def _dict_of(value: Any) -> Dict[str, Any] | None:
 def slots_of(cls: type) -> Iterator[Tuple[str, Any]]:
     """Return name and descriptor of each slot that Python code declared for objects of a class."""
     for base in cls.__mro__:
-        if base.__flags__ & _HEAP_TYPE and "__slots__" in vars(base):
+        if base.__flags__ & _HEAP_TYPE and "__slots__" in vars(base) and base not in _IN_PYTHON:
             for name, descriptor in vars(base).items():
                 if type(descriptor) is types.MemberDescriptorType and descriptor.__objclass__ is base:
                     yield name, descriptor

@@ -3,7 +3,8 @@
 A class is passive if both of this holds; the writer and the reader ask the same function.
 
 1. It says that it holds data: a named tuple, an enumeration, a dataclass, a class of attrs, a model of pydantic, or a
-   class derived from a plain type of Python (``str``, ``int``, ``list``, ``dict`` …, see ``makings``).
+   class derived from a plain type of Python (``str``, ``int``, ``list``, ``dict``, ``datetime`` …, see ``makings``) or
+   an exception.
 2. It brings no code to its making, to being pickled, or to its end: no ``__new__``, ``__reduce__``, ``__getstate__``,
    ``__setstate__``, ``__getnewargs__``, ``__del__`` and their like, no metaclass with functions of its own, nothing of
    C that could be left without its memory, no slot that something else stands in front of; and, because dictionaries
@@ -18,7 +19,7 @@ from __future__ import annotations
 import types
 from typing import Any, Dict, Iterator, Tuple
 
-from .makings import base_of
+from .makings import base_of, is_in_python
 
 __all__ = ["fields_of", "is_bare_tuple", "is_enumeration", "is_structure", "why_not"]
 
@@ -86,12 +87,15 @@ def why_not(cls: type) -> str | None:
         return problem
     if is_enumeration(cls):
         return _hash_problem(cls)
-    kind, _ = base_of(cls)
+    if issubclass(cls, BaseException):
+        kind = next(base for base in cls.__mro__ if base.__module__ == "builtins")
+    else:
+        kind, _ = base_of(cls)
     if kind is object and not _declares_data(cls):
         return "it does not say that it holds data, as a dataclass does"
     slots: Dict[str, type] = {}
     for base in _own_bases(cls, kind):
-        problem = _making_problem(base) or _layout_problem(base, slots)
+        problem = _making_problem(base) or _layout_problem(base, slots) or _change_problem(base, kind)
         if problem is not None:
             return problem
     return _hash_problem(cls)
@@ -116,7 +120,7 @@ def is_quiet(cls: type) -> bool:
 def _own_bases(cls: type, kind: type) -> Iterator[type]:
     """Return the classes above a class, itself included, that may bring code: neither the plain type nor Python's."""
     for base in cls.__mro__:
-        if issubclass(kind, base) or base.__module__ in _PLAIN_MODULES or _is_pydantics(base):
+        if base in kind.__mro__ or base.__module__ in _PLAIN_MODULES or _is_pydantics(base):
             continue
         yield base
 
@@ -133,7 +137,7 @@ def _declares_data(cls: type) -> bool:
         own = vars(base)
         if type(own.get("__dataclass_fields__")) is dict or isinstance(own.get("__attrs_attrs__"), tuple):
             return True
-        if base.__module__ == "collections" and base.__name__ in ("UserDict", "UserList", "UserString"):
+        if base.__module__ == "collections" and base.__name__ in ("UserDict", "UserList", "UserString", "ChainMap"):
             return True
         if base is not cls and _is_pydantics(base) and base.__name__ != "Representation":
             return True
@@ -187,9 +191,34 @@ def _layout_problem(base: type, slots: Dict[str, type]) -> str | None:
     return None if found == expected else f"something stands in front of a slot of {name}"
 
 
+def _change_problem(base: type, kind: type) -> str | None:
+    """Say what a class changes of a plain type that is written in Python and looks it up when it is hashed."""
+    if is_in_python(kind):
+        for name in vars(base):
+            if name[:5] == "__abs" or name[:5] == "_abc_":
+                continue  # what abc keeps
+            looked_up = (name[0] == "_" or name in _LOOKED_UP) and name not in _UNRELATED
+            if looked_up and (name in _ASKED or any(name in vars(plain) for plain in kind.__mro__)):
+                return f"it brings its own {name}, which reading a dict or a set would run"
+    return None
+
+
+_LOOKED_UP = frozenset(["parser", "drive", "root", "parts", "int", "is_safe", "numerator", "denominator", "as_posix"])
+_ASKED = frozenset(["__getattr__", "__getattribute__"])
+_UNRELATED = frozenset(
+    [
+        *("__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__slots__", "__init__", "__repr__"),
+        *("__annotations__", "__annotate__", "__annotate_func__", "__orig_bases__", "__parameters__", "__setattr__"),
+        *("__init_subclass__", "__class_getitem__", "__static_attributes__", "__firstlineno__", "__truediv__"),
+    ]
+)
+
+
 def _hash_problem(cls: type) -> str | None:
     """Say why an object may not be a key: its class would compute or compare by code of its own."""
     hashed = _attribute(cls, "__hash__")
+    if is_in_python(base_of(cls)[0]):
+        return None  # see _change_problem
     if hashed is None or (_is_plain(hashed) and _is_plain(_attribute(cls, "__eq__"))):
         return None
     for name in ("__hash__", "__eq__"):

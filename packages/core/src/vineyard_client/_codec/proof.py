@@ -189,6 +189,8 @@ class _Comparison:
             _agree(one == other, one, other, place)
             return
         one, other = ((*parts, None, None, None, None)[:6] for parts in (one, other))
+        if type(left).__module__ == "_io":  # who asks a file for its attributes makes them
+            one, other = ((*parts[:2], (*parts[2][:2], parts[2][2] or None), *parts[3:]) for parts in (one, other))
         if type(left).__module__.partition(".")[0] in _CACHES:
             one, other = ((*parts[:2], _without_caches(parts[2]), *parts[3:]) for parts in (one, other))
         for position, name in enumerate(("function", "arguments", "state", "items", "pairs", "setter")):
@@ -201,7 +203,8 @@ class _Comparison:
                 self.waiting.append((mine, theirs, f"{place} ({name} of its reduction)"))
 
     def state(self, left: Any, right: Any, place: str) -> None:
-        """Compare states; of attributes, or attributes and slots, the order does not count."""
+        """Compare states; of attributes, or attributes and slots, the order does not count; none are as good as {}."""
+        left, right = (None if type(state) is dict and not state else state for state in (left, right))
         if type(left) is tuple and type(right) is tuple and len(left) == len(right) == 2:
             for one, other in zip(left, right):
                 self.state(one, other, place)

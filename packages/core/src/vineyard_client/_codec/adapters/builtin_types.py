@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Dict, Tuple
 
 from vineyard_client.exceptions import UnsafeType
 
+from ..makings import attributes_of, give
 from ..ops import FILL, MAKE
 from ..policy import qualified
 from ..writer import dump, reduce_instance
@@ -58,6 +59,11 @@ _WITH_ATTRIBUTES = (
 _OTHER_FIELDS = frozenset(
     ["args", "exceptions", "message", "__cause__", "__context__", "__suppress_context__", "__traceback__", "__dict__"]
 )
+
+
+_LINKS = ("__cause__", "__context__", "__suppress_context__")
+# Exceptions that look into what they are made with, and make numbers of it.
+_LOOKING = (OSError, SyntaxError, UnicodeError)
 
 
 def _make_pattern(reader: Reader, pattern: Any, flags: Any) -> Any:
@@ -218,10 +224,16 @@ def _reduce_exception(writer: Writer, value: BaseException) -> Tuple[Any, ...]:
     own: Any = cls
     if own.__reduce__ is not base.__reduce__ or own.__reduce_ex__ is not object.__reduce_ex__:
         return reduce_instance(writer, value)
-    names = ("", cls.__name__) if cls is base else writer.name_of(cls)
-    arguments = value.__reduce__()[1]
+    if cls is base:
+        names: Tuple[str, str] = ("", cls.__name__)
+    else:
+        passive = writer.policy.why_not_passive(cls) is None
+        names = (writer.passive_name_of if passive else writer.name_of)(cls)
+    arguments = base.__reduce__(value)[1]
     fields = _changed_fields(writer, value, base, arguments)
-    state = (dict(vars(value)), value.__cause__, value.__context__, value.__suppress_context__, fields)
+    attributes, slots = attributes_of(value)
+    links = [getattr(BaseException, name).__get__(value) for name in _LINKS]
+    state = (attributes or {}, *links, fields, *([slots] if slots else []))
     return MAKE, ("exception", *names, arguments), ("exception", state), None, None, FILL
 
 
@@ -241,8 +253,8 @@ def _changed_fields(writer: Writer, value: BaseException, base: Any, arguments: 
     fresh = base.__new__(base, *arguments)
     base.__init__(fresh, *arguments)
     changed = {}
-    for name in _fields(base):
-        own, usual = (getattr(each, name, _OTHER_FIELDS) for each in (value, fresh))
+    for name, field in _fields(base).items():
+        own, usual = (_field(each, field) for each in (value, fresh))
         equal = type(own) in (int, str) and type(own) is type(usual) and own == usual
         if own is _OTHER_FIELDS or own is usual or equal:
             continue
@@ -250,6 +262,14 @@ def _changed_fields(writer: Writer, value: BaseException, base: Any, arguments: 
             continue  # what an attribute was missing on; pickle leaves it out as well
         changed[name] = own
     return changed
+
+
+def _field(value: BaseException, field: Any) -> Any:
+    """Return what a field of C holds, whatever the class of the exception has under its name."""
+    try:
+        return field.__get__(value)
+    except AttributeError:
+        return _OTHER_FIELDS
 
 
 def _can_be_written(writer: Writer, value: Any) -> bool:
@@ -261,22 +281,27 @@ def _can_be_written(writer: Writer, value: Any) -> bool:
 
 
 def _make_exception(reader: Reader, module: str, qualname: str, arguments: Any) -> BaseException:
-    cls = reader.find_class(module, qualname) if module else getattr(builtins, checked(qualname, str), None)
+    cls = reader.find_passive(module, qualname) if module else getattr(builtins, checked(qualname, str), None)
     if not isinstance(cls, type) or not issubclass(cls, BaseException):
         raise refused(f"it uses {qualname} as an exception", str(qualname))
+    base: Any = next(base for base in cls.__mro__ if base.__module__ == "builtins")
+    if issubclass(base, _LOOKING):
+        reader.check_quiet((arguments,), "exception")
+    elif base.__name__.endswith("ExceptionGroup"):
+        checked(checked(arguments, tuple)[1], list, tuple)
     # As BaseException does it, past the class's own __init__, whose arguments need not be those in args.
     value: BaseException = cls.__new__(cls, *arguments)
-    base: Any = next(base for base in cls.__mro__ if base.__module__ == "builtins")
     base.__init__(value, *arguments)
     return value
 
 
 def _fill_exception(reader: Reader, value: Any, state: Any) -> None:
-    attributes, cause, context, suppress, fields = checked(state, tuple)
+    attributes, cause, context, suppress, fields, *slots = checked(state, tuple)
     if not isinstance(value, BaseException):
         raise damaged(f"it sets the cause of a {qualified(type(value))}")
-    vars(value).update(checked(attributes, dict))
-    value.__cause__, value.__context__, value.__suppress_context__ = cause, context, suppress
+    give(value, attributes, *slots or (None,))
+    for name, content in zip(_LINKS, (cause, context, checked(suppress, bool))):
+        getattr(BaseException, name).__set__(value, content)  # past what the class may have under that name
     known = _fields(next(base for base in type(value).__mro__ if base.__module__ == "builtins"))
     for name, content in checked(fields, dict).items():
         if name not in known:
@@ -304,6 +329,7 @@ def install(table: Table) -> None:
         table.value(f"{cls.__module__}.{cls.__qualname__}", cls)
     table.reducers.update(
         {
+            object: by_attributes("object"),
             complex: by_attributes("complex", "real", "imag"),
             range: by_attributes("range", "start", "stop", "step"),
             slice: by_attributes("slice", "start", "stop", "step"),
@@ -327,6 +353,7 @@ def install(table: Table) -> None:
     table.bases.update({enum.Enum: _reduce_enum, BaseException: _reduce_exception})
     table.makers.update(
         {
+            "object": by_call(object),
             "complex": by_call(complex),
             "range": by_call(range),
             "slice": by_call(slice),

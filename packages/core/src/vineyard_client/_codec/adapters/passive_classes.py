@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Tuple, Union
 
 from vineyard_client.exceptions import UnsafeType, UnsupportedVersion
 
-from ..makings import attributes_of, base_of, give
+from ..makings import attributes_of, base_of, give, is_in_python
 from ..modules import loaded
 from ..ops import FILL, MAKE
 from ..outside import from_outside
@@ -203,6 +203,11 @@ def _changed(cls: type, what: str) -> UnsupportedVersion:
 
 def _fill(reader: Reader, value: Any, filling: Any) -> None:
     attributes, slots, content = checked(filling, tuple)
+    plain = base_of(type(value))[0]
+    if is_in_python(plain):
+        for name in checked(attributes or {}, dict):
+            if hasattr(plain, checked(name, str)):
+                raise refused(f"it gives a {qualified(type(value))} a {name} of its own", qualified(type(value)))
     give(value, attributes, slots)
     if content is not None:
         fill = base_of(type(value))[1].fill
