@@ -175,12 +175,13 @@ def test_check_finds_old_and_lost(host: Host) -> None:
         note = notes.read("unsaved", name)
         assert note is not None
         notes.write("unsaved", replace(note, created=time.time() - 400))
-        notes.write("lost", replace(note, token="1" * 32))
+        notes.write("lost", replace(note, token="1" * 32, key="dag/task/" + "1" * 32))
         host.end_agent(signal.SIGKILL)
         if "://" in host.url:
             pytest.skip("without an agent a bucket is not checked")
         found = " ".join(saved(client).check())
-        assert "1 values" in found and "start the agent" in found and "lost with their store" in found
+        assert "1 values" in found and "start the agent" in found
+        assert "lost with their store" in found and "dag/task/111" in found
 
 
 def test_save_now(host: Host) -> None:

@@ -42,6 +42,7 @@ from .reference import Draft, ObjectInfo, ObjectRef, StoreStatus, number_of
 if TYPE_CHECKING:
     from ._calls.saved import SavedValues
     from ._tiers.local import Tiers
+    from ._tiers.notes import Note
     from ._tiers.options import TierOptions
 
 __all__ = ["DEFAULT_TIMEOUT", "Client", "preload"]
@@ -191,6 +192,7 @@ class Client:
             token = os.urandom(16) if same_as is None else bytes.fromhex(same_as.token)
             encoded = _codec.encode(value, token=token, **self._trust(allowed_classes))
         made: List[Making] = []
+        noted: List[Note] = []
         try:
             try:
                 connection = self._connection()
@@ -198,12 +200,13 @@ class Client:
                 if host is not None:
                     meta = replace(meta, host=host)
                 how: Dict[str, Any] = {"same_as": same_as, "persistent": persist, "made": made, "path": path}
-                ref = writing.put(self._session, connection, meta, encoded.chunks, **how)
+                ref = writing.put(self._session, connection, meta, encoded.chunks, noted=noted, **how)
             finally:
                 encoded.release()
         except BaseException:  # nobody learns of it
             for making in made:
                 making.undo()
+            writing.take_back(self._session, noted)
             raise
         if ref is None:  # it is not the same: a token of its own, then
             options: Dict[str, Any] = {"persist": persist, "host": host, "path": path}
@@ -486,6 +489,7 @@ class _Creation(ContextManager[Draft]):
         """Make the object whole, or undo it."""
         if self._generation != generation():
             return  # a child leaves the block; the object is the parent's
+        noted: List[Note] = []
         try:
             connection = self._connection = self._connection.until(self._client._session.deadline())
             self._drafting.go_on(connection)
@@ -493,11 +497,12 @@ class _Creation(ContextManager[Draft]):
                 self._drafting.finish()
                 writing.persist(connection, self._drafting.number, self._persist)
                 ref = self._client._session.reference(connection, self._drafting.number, self._meta)
-                self._draft.ref = writing.save(self._client._session, connection, ref, self._path)
+                self._draft.ref = writing.save(self._client._session, connection, ref, self._path, noted)
                 self._encoded.release()
                 return
         except BaseException:
             self._give_up()
+            writing.take_back(self._client._session, noted)
             raise
         self._give_up()
         if kind is None:

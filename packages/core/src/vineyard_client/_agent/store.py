@@ -14,6 +14,7 @@ from typing import Collection, Dict, List, Optional, Tuple
 from .. import _codec
 from .._calls.session import Session
 from .._io.deadline import Deadline
+from .._io.fds import OwnedFD
 from .._io.mapping import map_private
 from .._store import objects
 from .._store.connection import Connection
@@ -125,7 +126,8 @@ class Store:
     def _overflow(self, note: Note) -> memoryview:
         path = os.path.join(self._notes.folder, OVERFLOW, note.token)
         try:
-            return shown(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), note.size, path)
+            file = OwnedFD().take(os.open, path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            return shown(file, note.size, path)
         except FileNotFoundError as error:
             raise Deleted(f"{path} is gone") from error
         except ObjectCorrupted as error:

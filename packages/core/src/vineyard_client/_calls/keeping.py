@@ -14,7 +14,7 @@ import logging
 import os
 import time
 from dataclasses import replace
-from typing import Any, Dict, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from .._store import objects
 from .._store.connection import Connection
@@ -61,6 +61,7 @@ def keep(
     place: Optional[Payload],
     key: str,
     chunks: Sequence[Chunk],
+    noted: List[Note],
     same: Optional[str] = None,
 ) -> ObjectRef:
     """Save a value that was just stored, as the tiers' durability says, and return the reference that has its copy.
@@ -72,6 +73,7 @@ def keep(
         place: of its blob; None if the envelope is in its metadata.
         key: of the copy.
         chunks: the envelope.
+        noted: a list for what is noted, which the caller takes back if anything fails from here on.
         same: key of the copy of a value with the same envelope.
 
     Raises:
@@ -89,6 +91,7 @@ def keep(
         offset=0 if place is None else place.offset,
         content=b"".join(chunks) if place is None else None,
     )
+    noted.append(note)
     try:
         tiers.save(note, chunks, same)
     except TierFailed as error:
@@ -101,7 +104,13 @@ def keep(
 
 
 def keep_outside(
-    tiers: Tiers, endpoint: Optional[str], meta: ValueMeta, key: str, chunks: Sequence[Chunk], full: StoreFull
+    tiers: Tiers,
+    endpoint: Optional[str],
+    meta: ValueMeta,
+    key: str,
+    chunks: Sequence[Chunk],
+    noted: List[Note],
+    full: StoreFull,
 ) -> ObjectRef:
     """Save a value for which the store has no room, and return the reference to it.
 
@@ -119,6 +128,7 @@ def keep_outside(
         summary=meta.summary,
         host=meta.host,
     )
+    noted.append(note)
     try:
         tiers.save_outside(note, chunks)
     except TierFailed as error:

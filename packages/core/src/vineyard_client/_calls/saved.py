@@ -16,7 +16,7 @@ from .._tiers.facts import Disk, Durable, SavedCopy, TierStatus
 from .._tiers.folder import file_system, is_remote
 from .._tiers.keys import is_key, quote_part
 from .._tiers.local import Tiers
-from .._tiers.notes import KEPT, LOADED, LOST, SAVED, UNSAVED
+from .._tiers.notes import KEPT, LOADED, LOST, SAVED, UNSAVED, Note
 from .._tiers.options import BEHIND
 from .._tiers.urls import folder_path
 from ..exceptions import ConnectionFailed, TierUnavailable
@@ -96,12 +96,17 @@ class SavedValues:
         if noted is not None and not self._tiers.has_note(LOST, ref.token, number_of(ref)):
             return replace(ref, copy=noted.key)
         connection = self._session.connection()
-        saved = writing.save(self._session, connection, replace(ref, copy=None), path)
-        if saved.copy is None:
-            raise TierUnavailable(f"{ref.id} is not saved: {self._tiers.refused[1]}", "See the log.")
-        note = self._tiers.noted(ref.token, number_of(ref))
-        if note is not None:  # else it was deleted already
-            self._tiers.notes.write(KEPT, note)
+        made: List[Note] = []
+        try:
+            saved = writing.save(self._session, connection, replace(ref, copy=None), path, made)
+            if saved.copy is None:
+                raise TierUnavailable(f"{ref.id} is not saved: {self._tiers.refused[1]}", "See the log.")
+            note = self._tiers.noted(ref.token, number_of(ref))
+            if note is not None:  # else it was deleted already
+                self._tiers.notes.write(KEPT, note)
+        except BaseException:
+            writing.take_back(self._session, made)
+            raise
         return saved
 
     # ---- all of a tier

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Callable, List, Mapping, Optional, Sequence, TypeVar
+from typing import TYPE_CHECKING, Callable, List, Mapping, Optional, Sequence, TypeVar
 
 from .._io.pinfile import one_at_a_time
 from .._store import objects
@@ -17,7 +17,10 @@ from ..reference import ObjectRef, number_of
 from . import housekeeping
 from .session import Session, native_objects
 
-__all__ = ["persist", "put", "put_native", "save", "with_room"]
+if TYPE_CHECKING:
+    from .._tiers.notes import Note
+
+__all__ = ["persist", "put", "put_native", "save", "take_back", "with_room"]
 
 log = logging.getLogger("vineyard_client.client")
 
@@ -39,6 +42,7 @@ def put(
     same_as: Optional[ObjectRef],
     persistent: bool,
     made: List[Making],
+    noted: List[Note],
     path: Sequence[str] = (),
 ) -> Optional[ObjectRef]:
     """Store an envelope and return the reference to it.
@@ -51,6 +55,7 @@ def put(
         same_as: an object that may hold the same envelope, whose memory is shared then.
         persistent: make it visible to every instance of the cluster.
         made: a list for what is made, which the caller undoes if anything fails from here on.
+        noted: likewise for what is noted to save it, which ``take_back`` undoes.
         path: what stands before the token in the key of its copy in the tier.
 
     Returns:
@@ -77,7 +82,7 @@ def put(
         except StoreFull as full:
             if tiers is None:
                 raise
-            return keeping.keep_outside(tiers, session.advertised(connection), meta, key, chunks, full)
+            return keeping.keep_outside(tiers, session.advertised(connection), meta, key, chunks, noted, full)
     persist(connection, number, persistent)
     log.debug("put %s: %s, %d bytes", format_id(number), meta.type, meta.size)
     ref = session.reference(connection, number, meta)
@@ -87,11 +92,20 @@ def put(
         place = None if meta.size <= INLINE_LIMIT else made[-1].payload
     else:
         place = objects.place_of(connection, number, meta.token)
-    return keeping.keep(tiers, session.identity, ref, place, key, chunks, same_as.copy if same_as else None)
+    return keeping.keep(tiers, session.identity, ref, place, key, chunks, noted, same_as.copy if same_as else None)
 
 
-def save(session: Session, connection: Connection, ref: ObjectRef, path: Sequence[str]) -> ObjectRef:
-    """Save a value that was made in place, as ``put`` does it, and return the reference that has its copy.
+def take_back(session: Session, noted: Sequence[Note]) -> None:
+    """Undo what was done to save values of which nobody will learn."""
+    for note in noted:
+        if session.tiers is not None:
+            session.tiers.take_back(note)
+
+
+def save(session: Session, connection: Connection, ref: ObjectRef, path: Sequence[str], noted: List[Note]) -> ObjectRef:
+    """Save a value that is in the store, as ``put`` does it, and return the reference that has its copy.
+
+    Args are those of ``put``.
 
     Raises:
         TierFailed: it was to be saved, and could not be; the caller undoes it.
@@ -105,7 +119,7 @@ def save(session: Session, connection: Connection, ref: ObjectRef, path: Sequenc
     key = keeping.key_for(path, ref.token, shared=False)
     place = objects.place_of(connection, number, ref.token)
     envelope = objects.open_object(connection, number, ref.token)
-    return keeping.keep(session.tiers, session.identity, ref, place, key, [envelope])
+    return keeping.keep(session.tiers, session.identity, ref, place, key, [envelope], noted)
 
 
 def put_native(session: Session, value: object, labels: Mapping[str, str], persistent: bool) -> ObjectRef:

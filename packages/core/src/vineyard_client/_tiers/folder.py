@@ -19,6 +19,7 @@ import time
 from contextlib import contextmanager, suppress
 from typing import Iterable, Iterator, Optional, Sequence
 
+from .._io.fds import OwnedFD
 from .._io.mapping import write_all
 from ..exceptions import ObjectCorrupted, ObjectNotFound, TierFailed, TierFull, TierRefused, TierUnavailable
 from ..ids import is_token
@@ -101,41 +102,50 @@ class FolderTier:
             ObjectCorrupted: it has another length.
             TierUnavailable: the disk fails.
         """
-        fd = self._open(key, size)
+        file = self._open(key, size)
         try:
             buffer = memoryview(bytearray(min(_PIECE, size)))
             done = 0
             while done < size:
                 with self._errors(f"{key} cannot be read from {self.path}"):
-                    count = os.preadv(fd, [buffer], done)
+                    count = os.preadv(file.fd, [buffer], done)
                 if not count:
                     raise _short(self.path, key, done, size)
                 write(done, buffer[:count])
                 done += count
         finally:
-            os.close(fd)
+            file.close()
 
     def open(self, key: str, size: int) -> Optional[int]:
         """Return a descriptor of the file; None where files must not be mapped."""
-        fd = self._open(key, size)
+        file = self.open_file(key, size)
+        try:
+            return None if file is None else os.dup(file.fd)
+        finally:
+            if file is not None:
+                file.close()
+
+    def open_file(self, key: str, size: int) -> Optional[OwnedFD]:
+        """Return the open file, with an owner; None where files must not be mapped."""
         if self._remote is None:
             self._remote = is_remote(self.path)
+        file = self._open(key, size)
         if self._remote:
-            os.close(fd)
+            file.close()
             return None
-        return fd
+        return file
 
-    def _open(self, key: str, size: int) -> int:
+    def _open(self, key: str, size: int) -> OwnedFD:
         try:
             with self._errors(f"{key} cannot be read from {self.path}"):
-                fd = os.open(self._file(key), _READ)
+                file = OwnedFD().take(os.open, self._file(key), _READ)
         except FileNotFoundError as error:
             raise ObjectNotFound(f"There is no {key} in {self.path}.") from error
-        status = os.fstat(fd)
+        status = os.fstat(file.fd)
         if status.st_size != size or not stat.S_ISREG(status.st_mode):
-            os.close(fd)
+            file.close()
             raise _short(self.path, key, status.st_size, size)
-        return fd
+        return file
 
     def size(self, key: str) -> Optional[int]:
         """Return the length of a file; None if there is none."""
@@ -296,28 +306,29 @@ def write_file(path: str, chunks: Sequence[Chunk], *, sync: bool = False) -> Non
     """
     temporary = _temporary(path)
     with _removed_on_failure(temporary):
-        fd = _create(temporary)
+        owner = OwnedFD()
         try:
-            write_all(fd, 0, chunks)
+            _create(temporary, owner)
+            write_all(owner.fd, 0, chunks)
             if sync:
-                os.fsync(fd)
+                os.fsync(owner.fd)
         finally:
-            os.close(fd)
+            owner.close()
         os.replace(temporary, path)
     if sync:
-        folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_CLOEXEC)
+        owner = OwnedFD().take(os.open, os.path.dirname(path), os.O_RDONLY | os.O_CLOEXEC)
         try:
-            os.fsync(folder)
+            os.fsync(owner.fd)
         finally:
-            os.close(folder)
+            owner.close()
 
 
-def _create(path: str) -> int:
+def _create(path: str, owner: OwnedFD) -> None:
     try:
-        return os.open(path, _NEW, 0o600)
+        owner.take(os.open, path, _NEW, 0o600)
     except FileNotFoundError:  # the folder was empty for a moment, and somebody removed it
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        return os.open(path, _NEW, 0o600)
+        owner.take(os.open, path, _NEW, 0o600)
 
 
 def require_disk(folder: str, nbytes: int, reserve: float) -> None:

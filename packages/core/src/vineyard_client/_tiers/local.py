@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from .._io.deadline import Deadline
+from .._io.fds import OwnedFD
 from .._io.mapping import map_private, read_exact
 from ..exceptions import ObjectCorrupted, ObjectNotFound, TierFailed, TierUnavailable, VineyardError
 from . import doorbell
@@ -167,6 +168,18 @@ class Tiers:
             self.notes.remove(OVERFLOW, note.token)
             raise
 
+    def take_back(self, note: Note) -> None:
+        """Undo whatever was done to save a value, because nobody will learn of it."""
+        try:
+            self.notes.forget(note.token, note.number)
+            if self.folder is not None:
+                self.folder.delete([note.key])
+            else:  # an agent that is saving it looks for its note afterwards
+                self.notes.to_delete(note.key)
+                self.ring()
+        except TierFailed as error:
+            log.warning("%s is taken back, and cannot be deleted: %s", note.key, error)
+
     # ---- reading
 
     def touch(self, token: str, number: int) -> None:
@@ -198,12 +211,12 @@ class Tiers:
         """Return a value's envelope from the overflow; None if it is not there."""
         path = os.path.join(self.notes.folder, OVERFLOW, token)
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            file = OwnedFD().take(os.open, path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise failed(f"The overflow in {self.notes.folder} cannot be read", error) from error
-        return shown(fd, size, path)
+        return shown(file, size, path)
 
     def read(self, token: str, number: int, key: str, size: int) -> Optional[memoryview]:
         """Return a saved value's envelope from the folders; None if none of them has it.
@@ -233,9 +246,9 @@ class Tiers:
 
     @staticmethod
     def _open(folder: FolderTier, key: str, size: int) -> memoryview:
-        fd = folder.open(key, size)
-        if fd is not None:
-            return shown(fd, size, key)
+        file = folder.open_file(key, size)
+        if file is not None:
+            return shown(file, size, key)
         memory = _memory(size)
 
         def write(position: int, piece: memoryview) -> None:
@@ -413,18 +426,19 @@ def _memory(size: int) -> memoryview:
         raise TierUnavailable(f"There is no memory in this process for {size} bytes: {error}.") from error
 
 
-def shown(fd: int, size: int, name: str) -> memoryview:
-    """Return a file's bytes, privately: copied if they are few, else mapped; the descriptor is closed."""
+def shown(file: OwnedFD, size: int, name: str) -> memoryview:
+    """Return a file's bytes, privately: copied if they are few, else mapped; the file is closed."""
     try:
-        if os.fstat(fd).st_size != size or not size:
+        found = os.fstat(file.fd).st_size
+        if found != size or not size:
             raise ObjectCorrupted(
-                f"{name} has {os.fstat(fd).st_size} bytes where {size} were saved.",
+                f"{name} has {found} bytes where {size} were saved.",
                 "Have the task that made it run again.",
             )
         if size <= _COPY_LIMIT:
-            return memoryview(read_exact(fd, 0, size))
-        return map_private(fd, 0, size, None)
+            return memoryview(read_exact(file.fd, 0, size))
+        return map_private(file.fd, 0, size, None)
     except OSError as error:
         raise failed(f"{name} cannot be mapped", error) from error
     finally:
-        os.close(fd)
+        file.close()

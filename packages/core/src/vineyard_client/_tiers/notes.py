@@ -46,6 +46,7 @@ from dataclasses import dataclass
 from typing import Dict, Iterator, List, Optional, Tuple
 
 from .._io.deadline import Deadline
+from .._io.fds import OwnedFD
 from .._io.mapping import read_exact, write_all
 from ..exceptions import InvalidReference, TierFailed, TierUnavailable
 from ..ids import format_id, is_token, parse_id
@@ -179,11 +180,8 @@ class Notes:
             folder = self._make(kind)
             temporary = os.path.join(folder, f"{name}.{os.getpid()}.{os.urandom(3).hex()}.new")
             try:
-                fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, self._mode(folder))
-                try:
+                with _opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, self._mode(folder)) as fd:
                     write_all(fd, 0, [data])
-                finally:
-                    os.close(fd)
                 os.rename(temporary, os.path.join(folder, name))
             except BaseException:
                 with suppress(OSError):
@@ -204,16 +202,11 @@ class Notes:
     def _append(self, line: bytes) -> bool:
         """Append to the journal; return False if it is not there, is held by who folds it, or too long."""
         try:
-            fd = os.open(os.path.join(self.folder, _JOURNAL), os.O_WRONLY | os.O_APPEND | _FLAGS)
+            with _opened(os.path.join(self.folder, _JOURNAL), os.O_WRONLY | os.O_APPEND) as fd:
+                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return os.fstat(fd).st_size < _MAX_JOURNAL and os.write(fd, line) == len(line)
         except OSError:
             return False
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return os.fstat(fd).st_size < _MAX_JOURNAL and os.write(fd, line) == len(line)
-        except OSError:
-            return False
-        finally:
-            os.close(fd)
 
     def has_journal(self) -> bool:
         """Tell whether there is anything in the journal."""
@@ -230,20 +223,16 @@ class Notes:
         """
         if not self.has_journal():
             return
-        with self._errors():
-            fd = os.open(os.path.join(self.folder, _JOURNAL), os.O_RDWR | _FLAGS)
-            try:
-                deadline = Deadline(_FOLDING)
-                while not _lock(fd):
-                    if deadline.expired:
-                        log.warning("the journal in %s is held by somebody", self.folder)
-                        return
-                    time.sleep(_POLL)
-                for line in read_exact(fd, 0, os.fstat(fd).st_size).splitlines():
-                    self._fold(line)
-                os.ftruncate(fd, 0)
-            finally:
-                os.close(fd)
+        with self._errors(), _opened(os.path.join(self.folder, _JOURNAL), os.O_RDWR) as fd:
+            deadline = Deadline(_FOLDING)
+            while not _lock(fd):
+                if deadline.expired:
+                    log.warning("the journal in %s is held by somebody", self.folder)
+                    return
+                time.sleep(_POLL)
+            for line in read_exact(fd, 0, os.fstat(fd).st_size).splitlines():
+                self._fold(line)
+            os.ftruncate(fd, 0)
 
     def _fold(self, line: bytearray) -> None:
         try:
@@ -259,7 +248,8 @@ class Notes:
         with self._errors():
             os.makedirs(self.folder, mode=0o700, exist_ok=True)
             path = os.path.join(self.folder, _JOURNAL)
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | _FLAGS, self._mode(self.folder)))
+            with _opened(path, os.O_RDWR | os.O_CREAT, self._mode(self.folder)):
+                pass
 
     def promote(self, name: str) -> bool:
         """Note that a value is saved now; return False if its note is gone, because the value was deleted."""
@@ -311,19 +301,15 @@ class Notes:
         """Return a note; None if there is none, or none that makes sense."""
         self._fold_for(kind)
         try:
-            fd = os.open(self._path(kind, name), os.O_RDONLY | _FLAGS)
+            with _opened(self._path(kind, name), os.O_RDONLY) as fd:
+                return Note.from_json(os.read(fd, _MAX_NOTE))
         except FileNotFoundError:
             return None
         except OSError as error:
             log.warning("the note %s/%s in %s cannot be read: %s", kind, name, self.folder, error)
-            return None
-        try:
-            return Note.from_json(os.read(fd, _MAX_NOTE))
-        except (OSError, ValueError, InvalidReference) as error:
+        except (ValueError, InvalidReference) as error:
             log.warning("the note %s/%s in %s makes no sense: %s", kind, name, self.folder, error)
-            return None
-        finally:
-            os.close(fd)
+        return None
 
     def has(self, kind: str, name: str) -> bool:
         """Tell whether there is a file."""
@@ -423,7 +409,9 @@ class Notes:
         """Be the only one who makes room; yield whether that is so within the seconds to wait."""
         with self._errors():
             os.makedirs(self.folder, mode=0o700, exist_ok=True)
-            fd = os.open(os.path.join(self.folder, "lock"), os.O_RDWR | os.O_CREAT | _FLAGS, self._mode(self.folder))
+            owner = OwnedFD()
+            path, flags = os.path.join(self.folder, "lock"), os.O_RDWR | os.O_CREAT | _FLAGS
+            fd = owner.take(os.open, path, flags, self._mode(self.folder)).fd
         deadline = Deadline(wait)
         try:
             while not (mine := _lock(fd)) and not deadline.expired:
@@ -432,7 +420,7 @@ class Notes:
         finally:
             # A child that was forked meanwhile has the lock as well: closing would leave it to the child.
             fcntl.flock(fd, fcntl.LOCK_UN)
-            os.close(fd)
+            owner.close()
 
     def _fold_for(self, kind: str) -> None:
         if kind == UNSAVED:
@@ -466,6 +454,16 @@ class Notes:
             raised.hint = f"{raised.hint} (option spill)"
             raised.args = (raised.what, raised.hint)
             raise raised from error
+
+
+@contextmanager
+def _opened(path: str, flags: int, mode: int = 0o600) -> Iterator[int]:
+    """Open a file for the duration of the block; no exception comes between opening and owning it."""
+    owner = OwnedFD()
+    try:
+        yield owner.take(os.open, path, flags | _FLAGS, mode).fd
+    finally:
+        owner.close()
 
 
 def _lock(fd: int) -> bool:
