@@ -188,7 +188,8 @@ def get(row: object) -> Any:
     except VineyardError as error:
         put = f"{reference.ref.type}, put on {reference.host} at {reference.created}"
         what = f"{reference.origin} ({put}) cannot be read"
-        raise _explained(error, what, _get_hint(error, reference.origin, settings)) from error
+        hint = _hint_of_a_copy(error, reference, settings) or _get_hint(error, reference.origin, settings)
+        raise _explained(error, what, hint) from error
     log.info(
         "get %s: %s, %d B, %s, %s, %.1f ms",
         reference.origin,
@@ -376,6 +377,18 @@ def _put_hint(error: VineyardError, settings: Settings) -> str:
             f"{larger} and restart it."
         )
     return _connection_hint(error, settings)
+
+
+def _hint_of_a_copy(error: VineyardError, reference: RowReference, settings: Settings) -> str:
+    """Return what to do about a value that is saved where this configuration does not look."""
+    from vineyard_client import ObjectNotFound
+
+    if not isinstance(error, ObjectNotFound) or reference.ref.copy is None or settings.tier:
+        return ""
+    return (
+        f"It is saved as {reference.ref.copy}, and nothing says where that is: set [vineyard] tier to what it was (the "
+        f"row says {reference.durable or 'nothing'}), with [vineyard] durability = none if nothing more is to be saved."
+    )
 
 
 def _get_hint(error: VineyardError, origin: Origin, settings: Settings) -> str:
