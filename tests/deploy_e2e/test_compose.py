@@ -1,4 +1,4 @@
-"""The reference Compose file on a real engine: the README's steps, the flights pipeline, its end.
+"""The reference Compose file on a real engine: the README's steps, the flights pipeline over a bucket, its end.
 
 The tests of this module stand in the order of a deployment's life and share one.
 """
@@ -64,7 +64,8 @@ class Project:
             "AIRFLOW_IMAGE_NAME": "e2e/airflow-vineyard",
             "VINEYARD_EXTRA_PACKAGES": EXTRA,
             "VINEYARDD_SIZE": "512Mi",
-            "COMPOSE_FILE": "docker-compose.yaml:queues.yaml",
+            "VINEYARD_TIER": "s3://values/of-flights",
+            "COMPOSE_FILE": "docker-compose.yaml:queues.yaml:bucket.yaml",
             "COMPOSE_PROJECT_NAME": "deploy-e2e",
         }
 
@@ -134,6 +135,7 @@ def engine() -> Iterator[Engine]:
         found.start()
         found.stand_in("postgres:16", HERE / "images" / "postgres")
         found.stand_in("redis:7.2-bookworm", HERE / "images" / "redis")
+        found.stand_in("e2e/seaweedfs:1", HERE / "images" / "seaweedfs")
         found.stand_in(BASE, HERE / "images" / "airflow", AIRFLOW_VERSION=RELEASE)
         yield found
     finally:
@@ -150,7 +152,9 @@ def project(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     made.step(*STEPS[: STEPS.index("airflow-vineyard-deploy check")])
     shutil.copy(ROOT / "examples" / "dags" / "flights.py", made.folder / "dags")
     shutil.copy(ROOT / "tests" / "two_hosts" / "config" / "airflow_local_settings.py", made.folder / "config")
-    shutil.copy(HERE / "queues.yaml", made.folder)
+    shutil.copy(HERE / "digests.py", made.folder / "config")
+    for name in ("queues.yaml", "bucket.yaml", "tier.env"):
+        shutil.copy(HERE / name, made.folder)
     for path in [made.folder, *made.folder.rglob("*")]:
         os.chown(path, 50000, 0)
     made.append_env()
@@ -290,6 +294,76 @@ def test_a_killed_worker_comes_back(stack: Project, rows: Dict[str, Any]) -> Non
     )
     assert json.loads(before) and json.loads(after) == json.loads(before)
     stack.run_flights("second")
+
+
+# ---- values outlive their stores
+
+
+@pytest.fixture(scope="module")
+def saved(stack: Project, rows: Dict[str, Any]) -> Dict[str, Any]:
+    """Return those rows of the first run whose values are in vineyard, and in the bucket."""
+    return {task: row for task, row in rows.items() if "vineyard" in row}
+
+
+@pytest.fixture(scope="module")
+def values(stack: Project, saved: Dict[str, Any]) -> Dict[str, str]:
+    """Return what the values are, before anything happens to a store."""
+    return read(stack, "airflow-worker", saved)
+
+
+def read(stack: Project, worker: str, rows: Dict[str, Any]) -> Dict[str, str]:
+    """Return digests of the values that rows refer to, as a host reads them."""
+    out = stack.execute(worker, "python", "/opt/airflow/config/digests.py", input=json.dumps(rows))
+    found: Dict[str, str] = json.loads(out.splitlines()[-1])
+    return found
+
+
+def about_tier(stack: Project, agent: str) -> Any:
+    """Return what the client says of the tier, beside an agent."""
+    where = ["--json", "--socket", "/var/run/vineyard/vineyard.sock"]
+    return json.loads(stack.execute(agent, "vineyard-client", "status", *where))
+
+
+def test_values_are_saved(stack: Project, saved: Dict[str, Any], values: Dict[str, str]) -> None:
+    """When a task has ended its value is in the bucket, by the agent of its host, which alone has the credentials."""
+    assert len(saved) >= 3 and set(values) == set(saved)
+    assert all(row["vineyard"].get("copy") for row in saved.values())
+    for agent in ("vineyard-agent", "vineyard-agent-2"):
+        assert "AWS_SECRET_ACCESS_KEY" in stack.execute(agent, "env")
+        assert '"unsaved"' in json.dumps(about_tier(stack, agent))
+    for other in ("airflow-worker", "airflow-scheduler", "vineyardd"):
+        assert "AWS_SECRET_ACCESS_KEY" not in stack.execute(other, "env")
+
+
+def test_a_killed_store(stack: Project, saved: Dict[str, Any], values: Dict[str, str]) -> None:
+    """Its memory is gone; both hosts read the same values from the bucket, and doctor is content."""
+    stack.compose("kill", "vineyardd")
+    stack.compose("up", "--detach", "--wait", "vineyardd")
+    for worker in ("airflow-worker", "airflow-worker-2"):
+        assert read(stack, worker, saved) == values
+    found = json.loads(stack.execute("airflow-worker", "airflow", "vineyard", "doctor", "--json"))
+    assert {check["result"] for check in found["checks"]} == {"ok"}, found
+
+
+def test_a_lost_host(stack: Project, saved: Dict[str, Any], values: Dict[str, str]) -> None:
+    """A worker host is gone with its store, its agent and its disk: the other host reads what it had put."""
+    host = ("airflow-worker-2", "vineyard-agent-2", "vineyardd-2")
+    stack.compose("kill", *host)
+    stack.compose("rm", "--force", *host)
+    for volume in ("spill-2", "vineyard-2"):
+        stack.engine.run("docker", "volume", "rm", f"{stack.env['COMPOSE_PROJECT_NAME']}_{volume}")
+    assert read(stack, "airflow-worker", saved) == values
+    stack.compose("up", "--detach", "--wait", *host)
+    assert read(stack, "airflow-worker-2", saved) == values
+
+
+def test_everything_is_restarted(stack: Project, saved: Dict[str, Any], values: Dict[str, str]) -> None:
+    """All containers end and others start: nothing is lost, and the pipeline succeeds."""
+    stack.compose("down")
+    stack.compose("up", "--detach", "--wait")
+    for worker in ("airflow-worker", "airflow-worker-2"):
+        assert read(stack, worker, saved) == values
+    stack.run_flights("third")
 
 
 # ---- down

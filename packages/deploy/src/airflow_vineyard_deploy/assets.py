@@ -21,21 +21,24 @@ _FILES = Path(__file__).parent / "files"
 
 _PLAIN, _REFERENCE = "docker/docker-compose.plain.yaml", "docker/docker-compose.yaml"
 _DIFF = "docker/docker-compose.yaml.diff"
+_OVERRIDE = "docker/docker-compose.vineyard.yaml"
 
 ASSETS: Dict[str, str] = {
     "docker/Dockerfile": "Airflow's image with the provider and vineyardd in it",
     _REFERENCE: "Airflow with Celery, two workers on two stores",
     _PLAIN: "the same without vineyard, to compare with",
     _DIFF: "what vineyard changes in it",
-    "docker/docker-compose.vineyard.yaml": "vineyard as a file to lay over a Compose file of your own",
+    _OVERRIDE: "vineyard as a file to lay over a Compose file of your own",
     "docker/.env.example": "every setting of the Compose files",
     "docker/.dockerignore": "what the image's build need not read",
     "kubernetes/values.yaml": "values for Airflow's official Helm chart",
     "kubernetes/vineyardd.yaml": "vineyardd on each node, as a DaemonSet",
     "kubernetes/networkpolicy.yaml": "only Airflow's pods may reach the stores' port",
+    "kubernetes/gc.yaml": "deletes what no row refers to, on each node, as a CronJob",
     "kubernetes/etcd.yaml": "etcd for vineyardd, where meta=etcd",
     "systemd/vineyardd.service": "vineyardd on a host without containers",
-    "systemd/vineyardd.env": "its settings",
+    "systemd/vineyard-agent.service": "the agent beside it, which frees what nobody needs and saves values in a tier",
+    "systemd/vineyardd.env": "settings of both",
     "systemd/vineyard-etcd.service": "etcd for it, where VINEYARDD_META=etcd",
 }
 
@@ -63,8 +66,8 @@ def render(name: str, settings: Settings) -> str:
     Raises:
         AssetError: it is not for this release of Airflow.
     """
-    if name.endswith((".yaml", ".diff")) and name.startswith("docker/") and settings.airflow < (3,):
-        raise AssetError(f"{name} is for Airflow 3, which has other components than 2. docker/Dockerfile is for both.")
+    if name in (_REFERENCE, _PLAIN, _DIFF) and settings.airflow < (3,):
+        raise AssetError(f"{name} is for Airflow 3, which has other components than 2. {_OVERRIDE} is for both.")
     if name == _DIFF:
         plain, reference = (render(side, settings).splitlines(keepends=True) for side in (_PLAIN, _REFERENCE))
         return "".join(difflib.unified_diff(plain, reference, "docker-compose.plain.yaml", "docker-compose.yaml"))
@@ -86,7 +89,8 @@ def write(wanted: str, folder: Path, settings: Settings, *, force: bool = False)
     texts = {folder / name.partition("/")[2]: render(name, settings) for name in names(wanted)}
     there = [path for path in texts if os.path.lexists(path)]
     if there and not force:
-        raise AssetError(f"{', '.join(map(str, there))} exists already. Choose another folder, or use --force.")
+        what = "exists" if len(there) == 1 else "exist"
+        raise AssetError(f"{', '.join(map(str, there))} {what} already. Choose another folder, or use --force.")
     for path, text in texts.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")

@@ -36,7 +36,7 @@ def _list(arguments: argparse.Namespace) -> int:
     print("Assets, to show or write:")
     _print_table(rows)
     print("\nSettings, for --set:")
-    _print_table([[key, setting.default, setting.meaning] for key, setting in SETTINGS.items()])
+    _print_table([[key, setting.default or "(none)", setting.meaning] for key, setting in SETTINGS.items()])
     return 0
 
 

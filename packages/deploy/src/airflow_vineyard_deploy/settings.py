@@ -9,8 +9,9 @@ placeholder that no setting fills is a bug of the asset, and raises KeyError.
 
 from __future__ import annotations
 
+import json
 import re
-from typing import Callable, Dict, List, Mapping, NamedTuple, Tuple
+from typing import Callable, Dict, List, Mapping, NamedTuple, Tuple, Type
 
 from ._version import __version__
 
@@ -78,6 +79,29 @@ def _port(text: str) -> None:
         raise WrongSetting(f"{text!r} is no port from 1024 to 65535")
 
 
+def _count(text: str) -> None:
+    if not text.isdecimal() or not 1 <= int(text) <= 10_000:
+        raise WrongSetting(f"{text!r} is no number from 1 to 10000")
+
+
+def _json(kind: Type[object], example: str) -> Callable[[str], object]:
+    def check(text: str) -> None:
+        try:
+            found = json.loads(text)
+        except ValueError:
+            found = None
+        if not isinstance(found, kind):
+            raise WrongSetting(f"{text!r} is not in JSON, or something else; write it like {example}")
+
+    return check
+
+
+def _tier(text: str) -> None:
+    # A path would be another folder on each host, or another one in each container.
+    if text and not re.match(r"(s3|s3a|gs|az|azure|abfs|abfss)://[\w.@-]+(/[\w.@/-]*)?\Z", text):
+        raise WrongSetting(f"{text!r} is no bucket; write one such as s3://bucket/prefix, gs://… or az://…")
+
+
 _name = _matches(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", "vineyard-system")
 _image = _matches(r"[a-z0-9][a-zA-Z0-9._/-]*(:\d+/[a-zA-Z0-9._/-]+)?:[\w.-]+", "registry.example.org/airflow:1")
 
@@ -96,12 +120,39 @@ SETTINGS: Dict[str, Setting] = {
     "airflow_port": Setting("8080", "port of Airflow's UI on the host", _port),
     "vineyardd_size": Setting("1Gi", "memory of one store; two on one machine with Compose", parse_size),
     "rpc_port": Setting("9600", "port at which other hosts reach a store", _port),
+    "ip_family": Setting("ipv4", "of the nodes' addresses: ipv4 or ipv6", _matches("ipv4|ipv6", "ipv4")),
+    "tier": Setting("", "bucket that values are saved in, such as s3://bucket/prefix; none by default", _tier),
+    "older_than": Setting(
+        "never", "age at which agents delete values, such as 7d", _matches(r"never|\d{1,6}(\.\d+)?[smhd]", "7d")
+    ),
+    "grace": Setting("300", "seconds that an agent has to save the rest when it is to end", _count),
     "meta": Setting("local", "where vineyardd keeps metadata: local or etcd", _matches("local|etcd", "local")),
     "etcd_endpoint": Setting(
         "http://vineyard-etcd:2379", "URL of etcd, where meta=etcd", _matches(r"https?://[\w.:-]+", "http://etcd:2379")
     ),
     "namespace": Setting("vineyard-system", "Kubernetes namespace of vineyardd", _name),
     "name": Setting("vineyardd-sample", "name of vineyardd in it", _name),
+    "qos": Setting(
+        "burstable",
+        "class of the stores' pods: burstable or guaranteed",
+        _matches("burstable|guaranteed", "guaranteed"),
+    ),
+    "priority_class": Setting(
+        "",
+        "of the stores' pods, such as system-node-critical",
+        _matches(r"|[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", "high"),
+    ),
+    "node_selector": Setting("{}", "labels of the nodes that get a store", _json(dict, '{"pool": "airflow"}')),
+    "tolerations": Setting(
+        "[]", "taints of nodes that get a store all the same", _json(list, '[{"operator": "Exists"}]')
+    ),
+    "identity": Setting(
+        "{}",
+        "annotations of the stores' service account, for a cloud's workload identity",
+        _json(dict, '{"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/vineyard"}'),
+    ),
+    "nodes": Setting("1", "number of nodes with a store, for gc.yaml", _count),
+    "gc_schedule": Setting("23 3 * * *", "when gc.yaml runs", _matches(r"[\d*/,-]+( [\w*/,-]+){4}", "23 3 * * *")),
     "airflow_namespace": Setting("airflow", "Kubernetes namespace of Airflow", _name),
     "release": Setting("airflow", "Helm release of Airflow", _name),
     "venv": Setting(
@@ -118,6 +169,32 @@ _IMAGES: Dict[str, Tuple[Tuple[int, ...], Tuple[int, ...]]] = {
     "3.12": ((2, 9, 0), (99,)),
     "3.13": ((3, 1, 0), (99,)),
     "3.14": ((3, 2, 0), (99,)),
+}
+
+
+# Probes, five seconds apart, that reserving a GiB of memory may take: on a slow node some seconds.
+_PROBES_PER_GIB = 2
+
+# What the containers of a store's pod ask for. Guaranteed pods have limits that equal their requests. In the other
+# class the agent may take as much as a store, whose memory it holds for a while when vineyardd was killed.
+_QOS: Dict[str, Dict[str, str]] = {
+    "burstable": {
+        "small_cpu": "10m",
+        "vineyardd_cpu": "100m",
+        "vineyardd_limit_cpu": "",
+        "agent_cpu": "50m",
+        "agent_limit_cpu": "",
+        "agent_request": "64Mi",
+    },
+    "guaranteed": {
+        "small_cpu": "100m",
+        "vineyardd_cpu": "1",
+        "vineyardd_limit_cpu": "cpu: 1, ",
+        "agent_cpu": "500m",
+        "agent_limit_cpu": "cpu: 500m, ",
+        "agent_request": "512Mi",
+        "agent_memory": "512Mi",
+    },
 }
 
 
@@ -145,8 +222,19 @@ class Settings:
         values["image"] = values["image"].replace("@airflow_version@", values["airflow_version"])
         values["image_repository"], _, values["image_tag"] = values["image"].rpartition(":")
         # Kubernetes counts what the store holds to vineyardd, because it reserves its memory.
-        memory = parse_size(values["vineyardd_size"]) + _OVERHEAD
-        values["vineyardd_memory"] = f"{-(-memory // _MIB)}Mi"
+        size = parse_size(values["vineyardd_size"])
+        values["vineyardd_memory"] = f"{-(-(size + _OVERHEAD) // _MIB)}Mi"
+        values["startup_probes"] = str(24 + _PROBES_PER_GIB * (size >> 30))
+        values.update(_QOS[values["qos"]])
+        values.setdefault("agent_memory", values["vineyardd_memory"])
+        others = ["apiserver", "dag-processor"] if _numbers(values["airflow_version"]) >= (3,) else ["webserver"]
+        values["other_services"] = "\n  ".join(f"airflow-{name}: *vineyard" for name in others)
+        rolling = "{type: RollingUpdate, rollingUpdate: {maxUnavailable: 1}}"
+        values["update_strategy"] = rolling if values["tier"] else "{type: OnDelete}"
+        etcd = [f"--etcd_endpoint={values['etcd_endpoint']}"] if values["meta"] == "etcd" else []
+        values["meta_options"] = json.dumps([f"--meta={values['meta']}", *etcd])[1:-1]
+        host = "$(VINEYARD_HOST)" if values["ip_family"] == "ipv4" else "[$(VINEYARD_HOST)]"
+        values["rpc_endpoint"] = f"{host}:{values['rpc_port']}"
         self._values = values
 
     @property
