@@ -6,7 +6,7 @@ import logging
 import time
 
 from .._tiers.contract import Tier
-from .._tiers.notes import OVERFLOW, SAVED, UNSAVED, Notes
+from .._tiers.notes import OVERFLOW, UNSAVED, Notes
 from .store import Deleted, Lost, Store
 
 __all__ = ["save"]
@@ -42,9 +42,10 @@ def save(name: str, notes: Notes, store: Store, tier: Tier) -> int:
         tier.save(note.key, [view])
     finally:
         view.release()
-    if not notes.promote(name) or store.is_deleted(note):
+    # In this order: once it is noted as saved, it may leave a full store, and a missing object means nothing any more.
+    if store.is_deleted(note) or not notes.promote(name):
         log.debug("%s was deleted while it was saved", note.key)
-        notes.remove(SAVED, name)
+        notes.remove(UNSAVED, name)
         tier.delete([note.key])
         return 0
     if not note.number:

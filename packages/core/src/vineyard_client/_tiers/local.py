@@ -118,11 +118,9 @@ class Tiers:
         if doorbell.ring(self.socket):
             self._rung = now
             return
-        started = self.start_agent()
-        if self.folder is None:
-            return
+        if (self.start_agent() and doorbell.is_there(self.socket)) or self.folder is None:
+            return  # one that is on its way finds the note
         # Where no agent is there to save it afterwards, it is saved now: nobody might live to do it.
-        log.debug("no agent saves %s yet%s", note.key, ", it is being started" if started else "")
         try:
             self._write(self.folder, note.key, chunks, same)
             self.notes.fold()

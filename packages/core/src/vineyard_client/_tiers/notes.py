@@ -20,11 +20,12 @@ from ``unsaved`` to ``saved`` in one step. Its modification time is when the val
 
 Why no copy is left behind when a value is deleted while it is being saved::
 
-    agent     upload ............ note there? object there? .... (else delete the copy)
+    agent     upload ............ object there? note there? .... (else delete the copy)
     deleter         note gone, object gone ................. delete the copy
 
     Either the agent looks after the note or the object went: then it deletes. Or before: then the upload was complete,
-    and the deleter's last step finds it.
+    and the deleter's last step finds it. That the object is gone tells of a deleter only while the note is not in
+    ``saved``: afterwards it may have left a full store.
 
 A writer that is killed before its note had not returned, so nobody has a reference to its value.
 
