@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -14,10 +15,13 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, Set
 
 import pytest
+from vineyard_testing import until
+from vineyard_testing.processes import running
 
 import vineyard_client
 from airflow_provider_vineyard import cli as subject
 from airflow_provider_vineyard import doctor, orphans, version_compat
+from airflow_provider_vineyard.clients import close_clients, get_client
 from airflow_provider_vineyard.reference import Origin
 from airflow_provider_vineyard.settings import get_settings
 from airflow_provider_vineyard.xcom import store as xcoms
@@ -216,6 +220,32 @@ def test_stop(embedded: str, capsys: pytest.CaptureFixture[str]) -> None:
         vineyard_client.connect(embedded, autostart=False)
     assert subject.main(["stop"]) == 1
     assert "is not running" in capsys.readouterr().err
+
+
+def test_stop_saves_first(embedded: str, options: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    """What a task has just put is in the folder, and no process is left; what cannot be saved keeps the server."""
+    options(size="64Mi")
+    row = put(b"x" * 100_000)
+    assert subject.main(["stop"]) == 0
+    values = Path(embedded).parent / "values"
+    assert (values / row["vineyard"]["copy"]).is_file()
+    assert not running(embedded)
+    assert xcoms.get(row) == b"x" * 100_000
+    saved: Any = get_client(get_settings()).saved
+    until(lambda: saved.status().agent is not None, "the agent listens")
+    agent = saved.status().agent
+    os.kill(agent, signal.SIGSTOP)
+    put((1, 2))
+    shutil.rmtree(values)
+    values.write_text("no folder")
+    os.kill(agent, signal.SIGCONT)
+    options(tier_timeout=2)
+    close_clients()
+    capsys.readouterr()
+    assert subject.main(["stop"]) == 1
+    assert "1 values (" in (said := capsys.readouterr().err) and "With --discard" in said
+    assert subject.main(["stop", "--discard"]) == 0
+    assert not running(embedded)
 
 
 def test_stop_leaves_a_configured_server_alone(store: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,6 +23,10 @@ def test_defaults() -> None:
     assert (settings.persist, settings.reserve_memory) == (False, False)
     assert (settings.rpc_endpoint, settings.size) == (None, None)
     assert settings.inline_threshold == 4096
+    assert settings.tier == (os.path.join(version_compat.airflow_home(), "vineyard", "values"),)
+    assert (settings.default_tier, settings.durability, settings.spill) == (True, "behind", None)
+    assert (settings.disk_reserve, settings.tier_timeout, settings.tier_sync) == (0.1, 120.0, False)
+    assert (settings.tier_options, settings.tier_conn_id) == ((), None)
     assert set(AIRFLOW_CLASSES) <= set(settings.allowed_classes)
 
 
@@ -39,8 +43,20 @@ def test_all_options_are_read(options: Callable[..., None]) -> None:
         size="1.5 GiB",
         reserve_memory="ON",
         deployment="airflow-2",
+        tier="s3://bucket/prefix, /old",
+        durability="behind",
+        spill="/var/spill",
+        disk_reserve="0.25",
+        tier_timeout="600",
+        tier_sync="True",
+        tier_options='{"region": "r", "endpoint": "http://x"}',
+        tier_conn_id="aws_default",
     )
     settings = get_settings()
+    assert (settings.tier, settings.default_tier) == (("s3://bucket/prefix", "/old"), False)
+    assert (settings.durability, settings.spill, settings.disk_reserve) == ("behind", "/var/spill", 0.25)
+    assert (settings.tier_timeout, settings.tier_sync, settings.tier_conn_id) == (600.0, True, "aws_default")
+    assert dict(settings.tier_options) == {"region": "r", "endpoint": "http://x"}
     assert (settings.ipc_socket, settings.embedded) == ("/run/v.sock", False)
     assert (settings.persist, settings.autostart, settings.reserve_memory) == (True, False, True)
     assert settings.deployment == "airflow-2"
@@ -76,6 +92,16 @@ def test_socket_precedence(options: Callable[..., None], monkeypatch: pytest.Mon
         ("rpc_endpoint", "worker-1:99999", "host:port"),
         ("size", "plenty", "such as 8Gi"),
         ("size", "-1Gi", "such as 8Gi"),
+        ("tier", "values", "'values' is no tier"),
+        ("tier", "/values s3:bucket", "'s3:bucket' is no tier"),
+        ("durability", "often", "Write auto, none, behind or through"),
+        ("spill", "spill", "Write the absolute path"),
+        ("disk_reserve", "1", "from 0 to less than 1"),
+        ("disk_reserve", "half", "from 0 to less than 1"),
+        ("tier_timeout", "0", "whole number of seconds"),
+        ("tier_timeout", "2m", "whole number of seconds"),
+        ("tier_sync", "sometimes", "Write True or False"),
+        ("tier_conn_id", "no;id", "Write the id of an Airflow connection"),
         ("allowed_classes", "my.models.* *", "'*' does not name a package"),
         ("allowed_classes", "my.models;rm", "'my.models;rm' does not name a package"),
     ],
@@ -89,6 +115,52 @@ def test_a_wrong_option_names_itself(options: Callable[..., None], name: str, va
     assert text.startswith(f"[vineyard] {name} is {value!r}. ")
     assert remedy in text
     assert f"AIRFLOW__VINEYARD__{name.upper()}" in text
+
+
+@pytest.mark.parametrize("value", ['{"secret_access_key": "hidden"', '["hidden"]', '{"a": ["hidden"]}', "hidden"])
+def test_options_of_a_tier_are_not_repeated(options: Callable[..., None], value: str) -> None:
+    """They may hold what somebody should not have written there."""
+    options(tier_options=value)
+    with pytest.raises(AirflowConfigException, match=r"\[vineyard\] tier_options is .*Write a JSON object") as error:
+        get_settings()
+    assert "hidden" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("option", "variable", "socket", "tier", "durability"),
+    [
+        ("", "", "", ("HOME/vineyard/values",), "behind"),
+        ("", "", "/run/v.sock", (), "through"),
+        ("none", "", "", (), "through"),
+        ("None", "/values", "", (), "through"),
+        ("", "none", "", (), "through"),
+        ("", "/values", "", ("/values",), "through"),
+        ("", "/values", "/run/v.sock", ("/values",), "through"),
+        ("s3://bucket", "/values", "", ("s3://bucket",), "through"),
+    ],
+)
+def test_where_values_are_saved(
+    options: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    option: str,
+    variable: str,
+    socket: str,
+    tier: Any,
+    durability: str,
+) -> None:
+    """The option goes before the variable, that before the folder of the embedded server; none is none in both."""
+    monkeypatch.setenv("VINEYARD_TIER", variable)
+    options(tier=option, ipc_socket=socket)
+    settings = get_settings()
+    assert settings.tier == tuple(path.replace("HOME", version_compat.airflow_home()) for path in tier)
+    assert settings.durability == durability
+
+
+def test_a_wrong_tier_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """VINEYARD_TIER is checked like the option."""
+    monkeypatch.setenv("VINEYARD_TIER", "values")
+    with pytest.raises(AirflowConfigException, match=r"VINEYARD_TIER is 'values'\. 'values' is no tier"):
+        get_settings()
 
 
 def test_a_wrong_environment_variable_names_itself(monkeypatch: pytest.MonkeyPatch) -> None:
