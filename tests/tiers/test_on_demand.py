@@ -68,6 +68,7 @@ def test_the_backlog_is_saved_first(place: OnDemand) -> None:
     with place.connect() as client:
         client.put(array(1))
         agent = place.agent()
+        until(lambda: not place.notes("unsaved"), "the first one is saved")
         os.kill(agent, signal.SIGSTOP)
         refs = [client.put(array(1, seed)) for seed in range(5)]
         assert len(place.notes("unsaved")) == 5
@@ -83,6 +84,7 @@ def test_what_cannot_be_saved_keeps_the_server(place: OnDemand) -> None:
     with place.connect() as client:
         client.put(array(1))
         agent = place.agent()
+        until(lambda: not place.notes("unsaved"), "the first one is saved")
         os.kill(agent, signal.SIGSTOP)
         ref = client.put(array(1, 7))
         shutil.rmtree(place.values)
@@ -105,6 +107,7 @@ def test_the_agent_was_killed(place: OnDemand) -> None:
     with place.connect() as client:
         client.put(array(1))
         agent = place.agent()
+        until(lambda: not place.notes("unsaved"), "the first one is saved")
         os.kill(agent, signal.SIGSTOP)
         ref = client.put(array(1, 7))
         os.kill(agent, signal.SIGKILL)
