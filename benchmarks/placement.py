@@ -43,12 +43,13 @@ class Setting(NamedTuple):
 
     def title(self) -> str:
         return (
-            f"{self.hosts} × {self.slots} slots, {self.size / 1e6:.0f} MB, tasks of {self.seconds:.0f} s, "
+            f"{self.hosts} × {self.slots} slots, {self.size / 1e6:.0f} MB, tasks of {self.seconds:g} s, "
             f"{self.bandwidth / 1e6:.0f} MB/s, load {self.load}"
         )
 
 
 SETTINGS = [
+    Setting(16, 4, 100e6, 0.5, 125e6),
     Setting(16, 4, 200e6, 20, 100e6),
     Setting(16, 4, 200e6, 20, 100e6, load=0.85),
     Setting(16, 4, 200e6, 2, 100e6),
