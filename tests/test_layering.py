@@ -30,7 +30,7 @@ LAYERS: List[Set[str]] = [
     {"_calls", "encoded", "explanation"},
     {"client", "_agent"},
     {"server"},
-    {"cli"},
+    {"cli", "handover"},
     {"__init__", "__main__"},
 ]
 

@@ -53,6 +53,15 @@ def test_etl_operators(home: Any) -> None:
     assert set(rows["extract_north"].value) == {"vineyard"}
 
 
+@pytest.mark.needs((3, 0), (9, 9), reason="the example is for Airflow 3")
+def test_other_interpreter(home: Any) -> None:
+    """The frame goes to another process and comes back by reference, with a column more."""
+    output = home.test("other_interpreter")
+    assert output.printed[-1] == "500000 points, residuals of 1.00"
+    rows = {xcom.task_id: xcom.value["vineyard"] for xcom in home.xcoms("other_interpreter") if xcom.value}
+    assert rows["fit"]["owned"] and rows["fit"]["summary"].startswith("500000 rows × 3 columns")
+
+
 def test_etl_pandas(home: Any) -> None:
     """The regions' figures are those of a loop over the same random orders."""
     output = home.test("v6d_etl_pandas")

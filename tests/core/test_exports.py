@@ -39,6 +39,7 @@ PUBLIC = {
     "encode": "",
     "ensure_server": "",
     "explain": "",
+    "handover": "ENVIRONMENT LIMIT Terms argument dump load received take",
     "loads": "",
     "parse_size": "",
     "preload": "",
@@ -63,6 +64,7 @@ def test_members() -> None:
         if members:
             found = {member for member in dir(cls) if not member.startswith("_")}
             found |= set(getattr(cls, "__dataclass_fields__", {}))
+            found = set(cls.__all__) if inspect.ismodule(cls) else found
             assert found == set(members.split()), f"{name}: {found ^ set(members.split())}"
 
 

@@ -32,6 +32,7 @@ OPTIONS = {
     "preload",
     "deployment",
     "host",
+    "other_interpreters",
     "placement",
     "placement_min_size",
     "placement_bandwidth",

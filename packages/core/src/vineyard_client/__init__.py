@@ -63,6 +63,8 @@ __all__ = [
     "dumps",
     "encode",
     "loads",
+    # functions in other interpreters
+    "handover",
     # what would happen to a value
     "Explanation",
     "Refusal",
@@ -117,6 +119,10 @@ def __getattr__(name: str) -> Any:
         from ._tiers import facts
 
         return getattr(facts, name)
+    if name == "handover":
+        from importlib import import_module
+
+        return import_module(f"{__name__}.{name}")
     if name == "SavedValues":
         from ._calls import saved
 

@@ -15,7 +15,7 @@ from airflow_provider_vineyard.settings import Settings
 if TYPE_CHECKING:
     from vineyard_client import Client, TierOptions
 
-__all__ = ["close_clients", "get_client", "get_client_if_running", "require_core"]
+__all__ = ["close_clients", "get_client", "get_client_if_running", "require_core", "tier_options"]
 
 _Key = Tuple[Settings, str, str, str, bool]
 _clients: Dict[_Key, Client] = {}
@@ -83,7 +83,7 @@ def get_client(
                 autostart=start,
                 size=settings.size,
                 reserve_memory=settings.reserve_memory,
-                tier=_tier(settings, path),
+                tier=tier_options(settings, path),
             )
         except TierRefused as error:
             raise version_compat.config_exception()(f"[vineyard] tier cannot be used: {error}") from error
@@ -95,7 +95,7 @@ def get_client(
     return client
 
 
-def _tier(settings: Settings, path: str) -> Union[str, TierOptions]:
+def tier_options(settings: Settings, path: str) -> Union[str, TierOptions]:
     """Return what core is told of tiers for the server at a path; another one than the configured has its own notes."""
     from vineyard_client import TierOptions
 

@@ -189,6 +189,14 @@ _OPTIONS: Dict[str, Dict[str, Any]] = {
         "",
         "worker-1",
     ),
+    "other_interpreters": _option(
+        "Whether tasks in other interpreters (`@task.external_python`, `@task.virtualenv`, `@task.docker`) receive and "
+        "return large values as references, where vineyard-client is installed there. False: all are pickled to files, "
+        "as Airflow does it.",
+        "boolean",
+        "True",
+        "False",
+    ),
     "placement": _option(
         "Prefer to run a task on the host that has most of its input. On Kubernetes this option alone turns it on; "
         "with Celery, [core] executor has to be airflow_provider_vineyard.executors.celery.VineyardCeleryExecutor too, "

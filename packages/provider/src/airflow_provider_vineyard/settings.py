@@ -29,6 +29,7 @@ __all__ = [
     "PlacementSettings",
     "Settings",
     "executor",
+    "get_other_interpreters",
     "get_placement",
     "get_settings",
     "is_folder",
@@ -227,7 +228,7 @@ def wrong_options() -> List[str]:
     """Return what the getters would raise, for all options that have a wrong value and not only the first."""
     problems = []
     readers: List[Callable[[], object]] = [lambda: _socket() or _embedded_socket()]
-    readers += [partial(read, name) for name, read in (*_READERS.items(), *_PLACEMENT_READERS.items())]
+    readers += [partial(read, name) for name, read in (*_READERS.items(), *_OTHER_READERS.items())]
     for read in readers:
         try:
             read()
@@ -239,6 +240,15 @@ def wrong_options() -> List[str]:
 def is_folder(tier: str) -> bool:
     """Tell whether a tier is a folder, which tasks use themselves."""
     return "://" not in tier or tier.lower().startswith("file:")
+
+
+def get_other_interpreters() -> bool:
+    """Return whether tasks in other interpreters hand over references, read by itself.
+
+    Raises:
+        AirflowConfigException: the option is neither true nor false.
+    """
+    return _boolean("other_interpreters")
 
 
 def preload_modules() -> Tuple[str, ...]:
@@ -513,7 +523,9 @@ _READERS: Dict[str, Callable[[str], Any]] = {
     "tier_conn_id": _connection_id,
 }
 
-_PLACEMENT_READERS: Dict[str, Callable[[str], Any]] = {
+# What is read by itself, and by ``wrong_options``.
+_OTHER_READERS: Dict[str, Callable[[str], Any]] = {
+    "other_interpreters": _boolean,
     "placement": _boolean,
     "placement_min_size": _amount,
     "placement_bandwidth": _rate,

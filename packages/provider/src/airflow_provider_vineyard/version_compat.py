@@ -29,6 +29,7 @@ __all__ = [
     "serialized_dag_model",
     "task_instance_model",
     "variable_model",
+    "xcom_class",
     "xcom_model",
 ]
 
@@ -87,6 +88,11 @@ def secrets_masker() -> Any:
     if airflow_version() >= (3, 1):
         return import_module("airflow.sdk._shared.secrets_masker")
     return import_module("airflow.sdk.execution_time.secrets_masker" if is_airflow_3() else _MASKER_OF_AIRFLOW_2)
+
+
+def xcom_class() -> Any:
+    """Return the class of the backend that is configured."""
+    return import_module("airflow.sdk.execution_time.xcom" if is_airflow_3() else "airflow.models.xcom").XCom
 
 
 def xcom_model() -> Any:

@@ -12,11 +12,12 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from typing import TYPE_CHECKING, Any, Dict, MutableMapping, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Any, Dict, MutableMapping, Optional, Set, Tuple, Union
 from weakref import WeakKeyDictionary
 
 from airflow_provider_vineyard import version_compat
 from airflow_provider_vineyard.clients import get_client, require_core
+from airflow_provider_vineyard.interpreters import arguments as arguments_elsewhere
 from airflow_provider_vineyard.reference import (
     DEPLOYMENT_LABEL,
     SHOWN_LIMIT,
@@ -33,7 +34,7 @@ from airflow_provider_vineyard.xcom.arguments import NOT_FINITE, unfit_as_argume
 if TYPE_CHECKING:
     from vineyard_client import Client, EncodedValue, ObjectRef, UnsafeType, VineyardError
 
-__all__ = ["free", "get", "get_bare", "path_of", "put"]
+__all__ = ["adopt", "free", "get", "get_bare", "path_of", "put", "put_options"]
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,9 @@ _too_slow = [0.0]
 
 # The id of what never was in a store.
 _IN_NO_STORE = f"o{0:016x}"
+
+# Tokens of results that another interpreter has put for this task.
+_adopted: Set[str] = set()
 
 _own_endpoints: MutableMapping[Client, Optional[str]] = WeakKeyDictionary()
 
@@ -64,7 +68,12 @@ def put(value: object, origin: Origin) -> Dict[str, Any]:
     row: Union[RowReference, RowValue]
     try:
         if isinstance(value, ObjectRef):
-            row = RowReference.describe(value, get_client(settings).info(value), origin=origin, owned=False)
+            client = get_client(settings)
+            durable = _durable(client, settings, value) if value.token in _adopted else ""
+            row = RowReference.describe(
+                value, client.info(value), origin=origin, owned=value.token in _adopted, durable=durable
+            )
+            _adopted.discard(value.token)
         else:
             row = _put(value, origin, settings)
     except VineyardError as error:
@@ -108,6 +117,16 @@ def _durable(client: Client, settings: Settings, *refs: ObjectRef) -> str:
     return str(min(found, key=lambda durable: ("no", "soon", "yes").index(durable.state)))
 
 
+def adopt(ref: ObjectRef) -> ObjectRef:
+    """Return a reference to what was put for this task: the next row with it owns the object.
+
+    Args:
+        ref: to an object that is in no row, with the labels of this deployment.
+    """
+    _adopted.add(ref.token)
+    return ref
+
+
 def _put(value: Any, origin: Origin, settings: Settings) -> Union[RowReference, RowValue]:
     from vineyard_client import encode
 
@@ -119,7 +138,7 @@ def _put(value: Any, origin: Origin, settings: Settings) -> Union[RowReference, 
             members.remember_size(origin, encoded.size)
             return RowValue.describe(encoded, _text(value, encoded, origin), origin=origin)
         client = get_client(settings)
-        ref = client.put(encoded, **_put_options(origin, settings))
+        ref = client.put(encoded, **put_options(origin, settings))
     members.remember(origin, ref)
     durable = _durable(client, settings, ref)
     return RowReference.describe(ref, client.info(ref), origin=origin, owned=True, durable=durable)
@@ -128,7 +147,7 @@ def _put(value: Any, origin: Origin, settings: Settings) -> Union[RowReference, 
 def _put_with_parts(
     value: Dict[str, Any], pushed: Dict[str, ObjectRef], origin: Origin, settings: Settings
 ) -> RowReference:
-    client, options = get_client(settings), _put_options(origin, settings)
+    client, options = get_client(settings), put_options(origin, settings)
     parts: Dict[str, ObjectRef] = {}
     try:
         for key, ref in pushed.items():
@@ -143,7 +162,8 @@ def _put_with_parts(
     return row.with_parts(len(value), parts)
 
 
-def _put_options(origin: Origin, settings: Settings) -> Dict[str, Any]:
+def put_options(origin: Origin, settings: Settings) -> Dict[str, Any]:
+    """Return what core's ``put`` is told of an XCom's object beside the value."""
     labels = {**origin.labels(), DEPLOYMENT_LABEL: settings.deployment}
     path = path_of(origin, settings)
     return {"labels": labels, "persist": settings.persist, "host": settings.host, "path": path}
@@ -176,6 +196,8 @@ def get(row: object) -> Any:
     reference = parse_row(row)
     if isinstance(reference, RowValue):
         return _value_in(reference, settings)
+    if arguments_elsewhere.wanted():
+        return arguments_elsewhere.Argument(row, reference)
     started = time.perf_counter()
     try:
         client = get_client(settings)

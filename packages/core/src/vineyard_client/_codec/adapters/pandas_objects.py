@@ -276,7 +276,13 @@ def _make_index(reader: Reader, name: str, parts: Dict[str, Any]) -> Any:
 
 def _make_call(reader: Reader, name: str, arguments: Tuple[Any, ...]) -> Any:
     pandas_checks.check_calls(name, arguments)
-    return _lookup(name, "call")(*arguments)
+    make = _lookup(name, "call")
+    if name == "StringDtype" and len(arguments) == 2 and make.__init__.__code__.co_argcount == 2:
+        raise UnsupportedVersion(
+            f"The stored value holds texts as pandas from 2.3 on has them; here is pandas {pd.__version__}.",
+            "Install pandas 2.3 or later here, or turn columns and their names into objects where it is written.",
+        )
+    return make(*arguments)
 
 
 def _make_new(reader: Reader, name: str) -> Any:
