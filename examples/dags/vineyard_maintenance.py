@@ -1,4 +1,4 @@
-"""Free, once a day, what no XCom needs any more in the vineyard store of this host.
+"""Free, once a day, what no XCom needs any more in the vineyard store of this host, and in the tier behind it.
 
 Airflow deletes XComs in many ways that no backend learns of: ``airflow db clean``, deleting runs or DAGs, the button in
 the UI. Their values stay in vineyard until this finds that no row of Airflow's database refers to them.
