@@ -70,7 +70,7 @@ def test_writing_overwrites_nothing(tmp_path: Path, capsys: Out[str]) -> None:
     [
         (
             ["show", "docker/dockerfile"],
-            "There is no asset 'docker/dockerfile'. There are docker, kubernetes, systemd, ",
+            "There is no asset 'docker/dockerfile'. There are docker, kubernetes, monitoring, systemd, ",
         ),
         (["show", "docker"], "docker is a folder; show one of docker/Dockerfile, "),
         (["show", "docker/Dockerfile", "--set", "size=1Gi"], "There is no setting 'size'."),

@@ -115,7 +115,7 @@ def test_the_agent(docker: Path, compose: Compose) -> None:
     for number in ("", "-2"):
         agent, store = services[f"vineyard-agent{number}"], services[f"vineyardd{number}"]
         assert agent["entrypoint"][-2:] == ["--spill", MOUNTS["spill"]]
-        assert agent["command"] == ["--older-than", "7d"]
+        assert agent["command"] == ["--older-than", "7d", "--metrics", "9601"]
         assert agent["environment"].items() >= {"VINEYARD_TIER": "s3://values/x", "AWS_ACCESS_KEY_ID": "a"}.items()
         assert agent["stop_grace_period"] == "1m30s"
         for same in ("image", "user", "read_only", "cap_drop", "security_opt"):

@@ -92,7 +92,7 @@ def test_the_agent_has_what_it_needs(kubernetes: Path) -> None:
     pod = store(kubernetes)
     server, agent = containers(pod)["vineyardd"], containers(pod)["agent"]
     assert agent["command"][:2] == ["vineyard-client", "agent"]
-    assert agent["args"] == ["--spill", "/opt/airflow/spill", "--older-than", "30d"]
+    assert agent["args"] == ["--spill", "/opt/airflow/spill", "--older-than", "30d", "--metrics", "9601"]
     assert agent["env"] == [{"name": "VINEYARD_TIER", "value": "s3://values/of/ours"}]
     assert agent["envFrom"] == [{"secretRef": {"name": "v1-tier", "optional": True}}]
     assert agent["volumeMounts"] == server["volumeMounts"] and agent["securityContext"] == server["securityContext"]
@@ -231,7 +231,7 @@ def test_selectors_select(kubernetes: Path) -> None:
     assert port["containerPort"] == port["hostPort"] == 9700
     policy = objects(kubernetes / "networkpolicy.yaml")["NetworkPolicy"]["spec"]
     assert policy["podSelector"]["matchLabels"].items() <= labels.items()
-    assert [rule["ports"][0]["port"] for rule in policy["ingress"]] == [9700]
+    assert [rule["ports"][0]["port"] for rule in policy["ingress"]] == [9700, 9601]
     etcd_labels = etcd["Deployment"]["spec"]["template"]["metadata"]["labels"]
     assert (
         etcd["Service"]["spec"]["selector"]

@@ -13,8 +13,9 @@ import json
 import os
 import re
 import sys
+from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from . import server
 from ._tiers.facts import TierStatus
@@ -115,7 +116,8 @@ def _agent(arguments: argparse.Namespace) -> None:
             password=user["password"],
         )
         on_signals(keeper)
-        keeper.run()
+        with _exporter(arguments, None):
+            keeper.run()
         return
     options = TierOptions(
         urls,
@@ -134,9 +136,25 @@ def _agent(arguments: argparse.Namespace) -> None:
         password=user["password"],
     )
     on_signals(agent)
-    left = agent.run()
+    with _exporter(arguments, agent.status):
+        left = agent.run()
     if left:
         raise TierUnavailable(f"{left} values are not saved.", "Start the agent again: it goes on with them.")
+
+
+@contextmanager
+def _exporter(arguments: argparse.Namespace, tier: Optional[Callable[[], Mapping[str, Any]]]) -> Iterator[None]:
+    """Serve metrics meanwhile, if that is wished."""
+    if arguments.metrics is None:
+        yield
+        return
+    from ._agent.metrics import Exporter
+
+    exporter = Exporter(arguments.metrics, _path(arguments), tier, **server.credentials())
+    try:
+        yield
+    finally:
+        exporter.close()
 
 
 def _options_in_environment() -> Dict[str, str]:
@@ -286,6 +304,13 @@ def _share(text: str) -> float:
     return share
 
 
+def _address(text: str) -> Tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not port.isdecimal() or not int(port) < 65536:
+        raise argparse.ArgumentTypeError(f"{text!r} is nowhere to listen; write PORT or HOST:PORT, such as 9601")
+    return host.strip("[]"), int(port)
+
+
 def _age_or_never(text: str) -> Optional[timedelta]:
     return None if text == "never" else _age(text)
 
@@ -339,6 +364,9 @@ def _parser() -> argparse.ArgumentParser:
     agent.add_argument("--sync", action="store_true", help="what is saved in a folder survives a power cut")
     agent.add_argument(
         *("--older-than",), type=_age_or_never, metavar="AGE", help="delete values of this age, such as 7d; or never"
+    )
+    agent.add_argument(
+        *("--metrics",), type=_address, metavar="[HOST:]PORT", help="serve figures to Prometheus there; no password"
     )
     agent.add_argument("--with-server", action="store_true", help="end when the server has ended and all is saved")
 

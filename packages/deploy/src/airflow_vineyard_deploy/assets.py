@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import textwrap
 from pathlib import Path
 from typing import Dict, List
 
@@ -22,6 +23,9 @@ _FILES = Path(__file__).parent / "files"
 _PLAIN, _REFERENCE = "docker/docker-compose.plain.yaml", "docker/docker-compose.yaml"
 _DIFF = "docker/docker-compose.yaml.diff"
 _OVERRIDE = "docker/docker-compose.vineyard.yaml"
+
+# Where the rules go that are an asset themselves.
+_RULES, _RULES_HERE = "monitoring/rules.yaml", "@rules@"
 
 ASSETS: Dict[str, str] = {
     "docker/Dockerfile": "Airflow's image with the provider and vineyardd in it",
@@ -36,6 +40,9 @@ ASSETS: Dict[str, str] = {
     "kubernetes/networkpolicy.yaml": "only Airflow's pods may reach the stores' port",
     "kubernetes/gc.yaml": "deletes what no row refers to, on each node, as a CronJob",
     "kubernetes/etcd.yaml": "etcd for vineyardd, where meta=etcd",
+    "kubernetes/monitoring.yaml": "scraping and alerts, for Prometheus' operator",
+    "monitoring/rules.yaml": "alerts on the agents' figures, for Prometheus",
+    "monitoring/dashboard.json": "their dashboard, for Grafana",
     "systemd/vineyardd.service": "vineyardd on a host without containers",
     "systemd/vineyard-agent.service": "the agent beside it, which frees what nobody needs and saves values in a tier",
     "systemd/vineyardd.env": "settings of both",
@@ -71,7 +78,11 @@ def render(name: str, settings: Settings) -> str:
     if name == _DIFF:
         plain, reference = (render(side, settings).splitlines(keepends=True) for side in (_PLAIN, _REFERENCE))
         return "".join(difflib.unified_diff(plain, reference, "docker-compose.plain.yaml", "docker-compose.yaml"))
-    return settings.fill((_FILES / name).read_text(encoding="utf-8"))
+    text = (_FILES / name).read_text(encoding="utf-8")
+    if _RULES_HERE in text:
+        rules = (_FILES / _RULES).read_text(encoding="utf-8").partition("---\n")[2]
+        text = text.replace(_RULES_HERE, textwrap.indent(rules, "  ").rstrip())
+    return settings.fill(text)
 
 
 def write(wanted: str, folder: Path, settings: Settings, *, force: bool = False) -> List[Path]:

@@ -120,6 +120,8 @@ SETTINGS: Dict[str, Setting] = {
     "airflow_port": Setting("8080", "port of Airflow's UI on the host", _port),
     "vineyardd_size": Setting("1Gi", "memory of one store; two on one machine with Compose", parse_size),
     "rpc_port": Setting("9600", "port at which other hosts reach a store", _port),
+    "metrics_port": Setting("9601", "port at which agents serve figures to Prometheus", _port),
+    "monitoring_namespace": Setting("monitoring", "Kubernetes namespace of Prometheus", _name),
     "ip_family": Setting("ipv4", "of the nodes' addresses: ipv4 or ipv6", _matches("ipv4|ipv6", "ipv4")),
     "tier": Setting("", "bucket that values are saved in, such as s3://bucket/prefix; none by default", _tier),
     "older_than": Setting(

@@ -378,7 +378,7 @@ class Agent:
             self.wake()
             return {}
         if do == "status":
-            return self._status()
+            return self.status()
         if do == "sizes":
             return {"sizes": self._tiers.sizes([str(key) for key in request["keys"]])}
         if do == "delete":
@@ -460,7 +460,8 @@ class Agent:
             with self._lock:
                 self._loading.pop(wanted.token, None)
 
-    def _status(self) -> Dict[str, Any]:
+    def status(self) -> Dict[str, Any]:
+        """Return what is to be saved, and what was done."""
         backlog = self._notes.backlog()
         return {
             "pid": os.getpid(),
