@@ -1,14 +1,15 @@
 """Whatever happens at whatever moment of a call, it is as if the call had been made, or had not.
 
 At each point of put, get, delete, create and collect at which a signal handler may run, one of these happens: it
-raises; the process forks; the connection breaks; there is no file descriptor left. By default some of the points are
-tried, others each day; ``VINEYARD_EVERY_MOMENT=1`` tries all of them (``nox -s load`` does).
+raises; the process forks; the connection breaks; there is no file descriptor left. By default a tenth of the points
+is tried, another one each day; ``VINEYARD_EVERY_MOMENT=1`` tries all of them (``nox -s load`` does).
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import os
 import resource
 import socket
@@ -16,7 +17,7 @@ import sys
 import threading
 import time
 from functools import partial
-from typing import Any, Callable, Dict, Iterator, List, Optional, Type
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Type
 
 import pytest
 from vineyard_testing.injector import Boom, Injector, points_of, raise_boom, sample
@@ -28,6 +29,11 @@ pytestmark = pytest.mark.integration
 
 EVERY = bool(os.environ.get("VINEYARD_EVERY_MOMENT"))
 SEED = int(os.environ.get("VINEYARD_SEED", time.time() // 86_400))
+
+# By default one point in so many is tried.
+PART = 10
+# So many are looked at together.
+TOGETHER = 10
 
 LARGE = memoryview(bytes([5]) * 300_000)
 MIDDLE = memoryview(bytes([6]) * 5_000)
@@ -55,84 +61,110 @@ CALLS: Dict[str, Callable[[vc.Client, vc.ObjectRef], object]] = {
 
 
 class Stage:
-    """A store with a view of it that must live through everything.
+    """A store with views of it that must live through everything.
+
+    Points are tried several at a time, each with a client of its own, and looked at together: what one of them leaves
+    is found then as well. Only where something is found are they tried one by one, to tell which it was.
 
     Attributes:
         other: a client that only looks and cleans up.
-        problems: what was found.
     """
 
     def __init__(self, socket: str) -> None:
         self.socket = socket
         self.other = vc.connect(socket)
-        self.problems: List[str] = []
         ref = self.other.put(VIEW)
-        self.held_by_view = self.other.status().memory_used
+        self.held_by_views = self.other.status().memory_used
         self.other.delete(ref)
 
     def play(
-        self, name: str, number: int, action: Callable[[vc.Client], object], *allowed: Type[BaseException]
-    ) -> None:
-        """Make one call with something happening at one point of it, and see what is there afterwards."""
-        call = CALLS[name]
+        self, name: str, numbers: Sequence[int], action: Callable[[vc.Client], object], *allowed: Type[BaseException]
+    ) -> List[str]:
+        """Make a call with something happening at one point of it, for each of these points; return what is wrong."""
+        problems: List[str] = []
         files = open_files()
-        client = vc.connect(self.socket, timeout=10)
-        witness = client.put(VIEW)
-        view = client.get(witness)
+        witness = self.other.put(VIEW)
+        clients: List[vc.Client] = []
+        views: List[Any] = []
+        for number in numbers:
+            client = vc.connect(self.socket, timeout=10)
+            clients.append(client)
+            views.append(client.get(witness))
+            problems += self._strike(client, name, number, action, *allowed)
+        self.other.delete(witness)
+        where = f"{name} {numbers[0]} to {numbers[-1]}"
+        problems += [f"{where}: {problem}" for problem in self._look(clients, views)]
+        for client in clients:
+            client.close()
+        del client, clients, views
+        gc.collect()
+        self.clean()
+        left = self.other.status().memory_used
+        if left:
+            problems.append(f"{where}: {left} bytes are left")
+        if open_files() > files:
+            problems.append(f"{where}: {open_files() - files} descriptors are open")
+        if problems and len(numbers) > 1:
+            return sum((self.play(name, [number], action, *allowed) for number in numbers), problems)
+        return problems
+
+    def _strike(
+        self,
+        client: vc.Client,
+        name: str,
+        number: int,
+        action: Callable[[vc.Client], object],
+        *allowed: Type[BaseException],
+    ) -> List[str]:
+        """Make one call with something happening at one point of it, and return what came out that should not."""
         ref = client.put(LARGE)
         result: object = None
         error: Optional[BaseException] = None
         injector = Injector(number, partial(action, client))
         try:
             with injector:
-                result = call(client, ref)
+                result = CALLS[name](client, ref)
         except BaseException as raised:  # noqa: BLE001
             error = raised
-        where = f"{name} {number} ({injector.where})"
+        self.other.delete(ref)
+        if isinstance(result, vc.ObjectRef):
+            self.other.delete(result)
         if error is not None and not isinstance(error, allowed):
-            self.problems.append(f"{where}: {type(error).__name__}: {error}")
-        del result, error
-        self._look(where, client, view)
-        client.close()
-        del view, client, injector
-        gc.collect()
-        self.clean()
-        left = self.other.status().memory_used
-        if left:
-            self.problems.append(f"{where}: {left} bytes are left")
-        if open_files() > files:
-            self.problems.append(f"{where}: {open_files() - files} descriptors are open")
+            return [f"{name} {number} ({injector.where}): {type(error).__name__}: {error}"]
+        return []
 
-    def _look(self, where: str, client: vc.Client, view: Any) -> None:
-        """See what there is now."""
+    def _look(self, clients: Sequence[vc.Client], views: Sequence[object]) -> Iterator[str]:
+        """See what there is now, and yield what is wrong."""
         answered: List[object] = []
 
         def ask() -> None:
-            with contextlib.suppress(vc.ConnectionFailed):  # the call that finds it broken
-                client.status()
-            answered.append(client.status())
+            for client in clients:
+                with contextlib.suppress(vc.ConnectionFailed):  # the call that finds it broken
+                    client.status()
+                answered.append(client.status())
 
         gc.collect()  # a draft that nobody refers to any more is undone by the next call
         thread = threading.Thread(target=ask, daemon=True)
         thread.start()
-        thread.join(3)
-        if not answered:
-            self.problems.append(f"{where}: a lock is held")
+        thread.join(3 + len(clients))
+        if len(answered) < len(clients):
+            yield "a lock is held"
         gc.collect()
         self.clean()
         held = self.other.status().memory_used
-        if held != self.held_by_view:
-            self.problems.append(f"{where}: {held - self.held_by_view} bytes are left with the client alive")
+        if held != self.held_by_views:
+            yield f"{held - self.held_by_views} bytes are left with the clients alive"
         fill = [self.other.put(memoryview(bytes([170]) * 200_000)) for _ in range(3)]
-        if view != VIEW:
-            self.problems.append(f"{where}: a view changed")
+        if any(view != VIEW for view in views):
+            yield "a view changed"
         for ref in fill:
             self.other.delete(ref)
-        try:
-            if client.get(client.put([1, LARGE])) != [1, LARGE]:
-                self.problems.append(f"{where}: the client returns something else")
-        except vc.VineyardError as error:
-            self.problems.append(f"{where}: the client cannot be used on: {error}")
+        for client in clients:
+            try:
+                if client.get(client.put([1, LARGE])) != [1, LARGE]:
+                    yield "a client returns something else"
+            except vc.VineyardError as error:
+                yield f"a client cannot be used on: {error}"
 
     def clean(self) -> None:
         """Delete and free all that anybody could."""
@@ -166,11 +198,10 @@ def everywhere(
     stage: Stage,
     unraisable: List[str],
     name: str,
-    part: int,
     action: Callable[[vc.Client], object],
     *allowed: Type[BaseException],
 ) -> None:
-    """Let something happen at the points of a call, or at one in ``part`` of them."""
+    """Let something happen at the points of a call, or at one in ``PART`` of them."""
     with vc.connect(stage.socket) as client:  # once without, so that everything is imported
         for _ in range(2):
             ref = client.put(LARGE)
@@ -178,11 +209,12 @@ def everywhere(
     stage.clean()
     gc.collect()
     gc.freeze()  # what there is already need not be looked at each time
-    tried = sample(points, SEED, 1 if EVERY else part)
-    for number in tried:
-        stage.play(name, number, action, *allowed)
-        assert len(stage.problems) < 12, "\n".join(stage.problems)
-    assert not stage.problems, "\n".join(stage.problems)
+    tried = sample(points, SEED, 1 if EVERY else PART)
+    problems: List[str] = []
+    for first in range(0, len(tried), TOGETHER):
+        problems += stage.play(name, tried[first : first + TOGETHER], action, *allowed)
+        assert len(problems) < 12, "\n".join(problems)
+    assert not problems, "\n".join(problems)
     assert not unraisable, "\n".join(unraisable)
     assert tried
 
@@ -190,7 +222,7 @@ def everywhere(
 @pytest.mark.parametrize("name", CALLS)
 def test_an_exception_at_every_moment(stage: Stage, unraisable: List[str], name: str) -> None:
     """It comes out unchanged; nothing stays locked, allocated, open or unsaid, and what others read is intact."""
-    everywhere(stage, unraisable, name, 40, lambda client: raise_boom(), Boom)
+    everywhere(stage, unraisable, name, lambda client: raise_boom(), Boom)
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -204,27 +236,26 @@ def test_a_broken_connection_at_every_moment(stage: Stage, unraisable: List[str]
             cutter.shutdown(socket.SHUT_RDWR)
             cutter.close()
 
-    everywhere(stage, unraisable, name, 120, cut, vc.ConnectionFailed)
+    everywhere(stage, unraisable, name, cut, vc.ConnectionFailed)
 
 
-@pytest.mark.parametrize("child_works", [False, True], ids=["ends", "works"])
 @pytest.mark.parametrize("name", CALLS)
-def test_a_fork_at_every_moment(stage: Stage, unraisable: List[str], name: str, child_works: bool) -> None:
-    """The parent's call goes on; the child can use the client, and takes nothing away."""
+def test_a_fork_at_every_moment(stage: Stage, unraisable: List[str], name: str) -> None:
+    """The parent's call goes on; the child can use the client, or end at once, and takes nothing away."""
     failed: List[int] = []
+    works = itertools.cycle([True, False])
 
-    def child(client: vc.Client) -> Callable[[], None]:
-        def run() -> None:
+    def split(client: vc.Client) -> None:
+        child_works = next(works)
+
+        def child() -> None:
             if child_works:
                 assert client.get(client.put(LARGE)) == LARGE
 
-        return run
-
-    def split(client: vc.Client) -> None:
-        if wait(fork(child(client))):
+        if wait(fork(child)):
             failed.append(1)
 
-    everywhere(stage, unraisable, name, 300, split)
+    everywhere(stage, unraisable, name, split)
     assert not failed
 
 
@@ -248,7 +279,7 @@ def test_no_descriptor_left_at_every_moment(stage: Stage, unraisable: List[str],
 
     CALLS[name] = limited
     try:
-        everywhere(stage, unraisable, name, 150, exhaust, vc.VineyardError)
+        everywhere(stage, unraisable, name, exhaust, vc.VineyardError)
     finally:
         CALLS[name] = call
         resource.setrlimit(resource.RLIMIT_NOFILE, before)

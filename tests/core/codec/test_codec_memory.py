@@ -419,3 +419,44 @@ def test_a_missing_library_is_named():
             decode(blob_of(pickled(("MAKE", ("nosuchlibrary.Thing",)))))
     finally:
         del table.adapters["nosuchlibrary"]
+
+
+GARBAGE = """
+import gc
+import io
+import vineyard_client as vc
+
+def of_bytearray(): return memoryview(bytearray(100_000))
+def of_bytes(): return memoryview(b"x" * 100_000)
+def of_a_part(): return memoryview(b"x" * 100_000)[5:90_000]
+def of_a_file(): return io.BytesIO(b"x" * 100_000).getbuffer()
+
+def refused(view):
+    kept = None
+    try:
+        vc.dumps([view, lambda: 0])
+    except vc.UnsafeType as error:
+        kept = error
+
+def dropped(view):
+    kept = None
+    try:
+        encoded = vc.encode([view])
+        raise KeyError
+    except KeyError as error:
+        kept = error
+
+for make in (of_bytearray, of_bytes, of_a_part, of_a_file):
+    for lose in (refused, dropped):
+        for turn in range(9):
+            lose(make())
+            if turn % 3 == 0:
+                gc.collect()
+print("alive")
+"""
+
+
+def test_garbage_with_a_view_in_it_does_not_crash_the_interpreter():
+    """An exception that is kept in a variable is a cycle with all that was being encoded: python/cpython#77894."""
+    done = subprocess.run([sys.executable, "-c", GARBAGE], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "alive\n", "")

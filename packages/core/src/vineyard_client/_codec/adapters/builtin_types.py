@@ -13,13 +13,13 @@ import collections
 import enum
 import functools
 import importlib
-import pickle
 import re
 import types
 from typing import TYPE_CHECKING, Any, Dict, Tuple
 
 from vineyard_client.exceptions import UnsafeType
 
+from ..lending import lend
 from ..makings import attributes_of, give
 from ..ops import FILL, MAKE
 from ..policy import qualified
@@ -79,10 +79,10 @@ def _reduce_memoryview(writer: Writer, value: memoryview) -> Tuple[Any, ...]:
             "builtins.memoryview",
         )
     if value.c_contiguous:
-        return MAKE, ("memoryview", pickle.PickleBuffer(value), letter, value.shape)
+        return MAKE, ("memoryview", lend(value), letter, value.shape)
     copy = bytearray(value.tobytes())
     flat = memoryview(copy).toreadonly() if value.readonly else memoryview(copy)
-    return MAKE, ("memoryview", pickle.PickleBuffer(flat), letter, value.shape)
+    return MAKE, ("memoryview", lend(flat), letter, value.shape)
 
 
 def _make_memoryview(reader: Reader, buffer: Any, letter: Any, shape: Any) -> Any:

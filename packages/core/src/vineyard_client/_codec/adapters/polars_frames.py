@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Tuple
 
 from vineyard_client.exceptions import UnsafeType
 
+from ..lending import lend
 from ..ops import MAKE
 from .arrow_types import field_at
 from .common import checked, damaged
@@ -171,7 +172,7 @@ def _to_ipc(frame: Any) -> Any:
             "Leave it out, or store the columns as lists.",
             "polars.DataFrame",
         )
-    return pickle.PickleBuffer(file.getbuffer())
+    return lend(file.getbuffer())
 
 
 def _bare(dtype: Any) -> bool:
