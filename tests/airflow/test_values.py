@@ -32,17 +32,19 @@ def rows(run: Any, home: Any) -> dict[tuple[str, str], Any]:
 
 def stored(home: Any, row: Any) -> Any:
     """Return the value that a row refers to, read from the store without Airflow."""
-    fields = {name: row.value["vineyard"][name] for name in ("v", "id", "token", "endpoint", "type", "size")}
+    fields = {name: row.value["vineyard"][name] for name in ("v", "id", "token", "endpoint", "type", "size", "copy")}
     with vineyard_client.connect(str(home.socket)) as client:
         return client.get(vineyard_client.ObjectRef.from_json(fields))
 
 
-def test_the_row_is_a_small_reference(rows: dict[tuple[str, str], Any]) -> None:
+def test_the_row_is_a_small_reference(rows: dict[tuple[str, str], Any], home: Any) -> None:
     """In place of a value there is a JSON object with what a person wants to know, and never the value."""
     row = rows["produce", "return_value"]
     assert list(row.value) == ["vineyard"]
     reference = row.value["vineyard"]
-    assert reference["v"] == 1
+    assert reference["v"] == 3
+    assert reference["durable"] == f"soon: {home.path}/vineyard/values"
+    assert Path(home.path, "vineyard", "values", reference["copy"]).stat().st_size == reference["size"]
     assert reference["id"].startswith("o") and len(reference["id"]) == 17
     assert len(reference["token"]) == 32
     assert reference["type"] == "builtins.dict"
