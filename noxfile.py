@@ -48,7 +48,7 @@ PYTHONS = {
 }
 
 # The releases of vineyardd that `servers` tests core against; all other sessions run the newest, 0.24.2.
-SERVERS = ("0.14.8", "0.16.5", "0.18.2", "0.20.2", "0.22.2")
+SERVERS = ("0.14.6", "0.14.8", "0.16.5", "0.18.2", "0.20.2", "0.22.2")
 
 # What core is measured on; its official peer has no wheels for later ones.
 BENCH_PYTHON = "3.12"

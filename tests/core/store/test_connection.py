@@ -129,7 +129,7 @@ def test_registering() -> None:
         (
             {**REGISTERED, "version": "0.13.9"},
             UnsupportedVersion,
-            "vineyardd at scripted is 0.13.9; this client needs 0.14.8 or newer. "
+            "vineyardd at scripted is 0.13.9; this client needs 0.14.6 or newer. "
             "Upgrade the server (pip install --upgrade vineyard-bdist).",
         ),
         ({**REGISTERED, "version": "0.14"}, UnsupportedVersion, "vineyardd at scripted is 0.14; this client needs"),
@@ -151,7 +151,7 @@ def test_registering_fails(reply: Any, kind: type, text: str) -> None:
     assert stream.closed
 
 
-@pytest.mark.parametrize("version", ["0.14.8", "0.24.2", "1.0.0", "0.14.8.1"])
+@pytest.mark.parametrize("version", ["0.14.6", "0.24.2", "1.0.0", "0.14.6.1"])
 def test_versions_that_will_do(version: str) -> None:
     """The oldest tested server, and every newer one."""
     stream = ScriptedStream({**REGISTERED, "version": version}, registered=None)

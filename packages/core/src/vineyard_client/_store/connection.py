@@ -46,8 +46,9 @@ __all__ = ["OLDEST_SERVER", "Connection", "Exchange", "Pin"]
 
 log = logging.getLogger("vineyard_client.connection")
 
-# The oldest release whose replies were recorded and tested.
-OLDEST_SERVER = (0, 14, 8)
+# The oldest release that is tested. Those before answer what waits for metadata after what was asked later, and we take
+# replies in the order of the requests.
+OLDEST_SERVER = (0, 14, 6)
 
 # Requests that are sent before the first reply is read. They, and the replies, must fit into the socket's buffers (208
 # KiB each by default on Linux), or both ends wait for each other to read.

@@ -15,7 +15,8 @@ What happens, in the order in which it does::
     execution   an ``Argument`` pickles itself as a reference, or, where core is missing there, as the value
 
 Nothing but documented attributes of operators is set, and ``pickling_library``, which all of these operators have had
-since 2.1. A policy must not raise: it would keep a DAG from being loaded.
+since 2.1 (that for containers computes it of its ``serializer``). A policy must not raise: it would keep a DAG from
+being loaded.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import subprocess
+import sys
 from functools import partial
 from typing import Any, List
 
@@ -67,6 +68,8 @@ def prepare(context: Any) -> None:
     else:
         socket = None
     ours = library.Library(task, ti, socket)
+    if not _set_library(task, ours):
+        return
     variables = ours.environment()
     if in_container:
         task.environment = {**task.environment, **variables}
@@ -74,9 +77,21 @@ def prepare(context: Any) -> None:
         task.env_vars = {**(task.env_vars or {}), **variables}
     else:
         os.environ.update(variables)
-    task.pickling_library = ours
-    if ours.takes_results and hasattr(task, "serializer"):
+
+
+def _set_library(task: Any, ours: Any) -> bool:
+    """Let a task pickle with a library, and its script import what that is called; return whether that can be."""
+    computed = isinstance(getattr(type(task), "pickling_library", None), property)
+    if computed and not ours.takes_results:
+        return False
+    if computed:  # of the operator for containers: it looks up the name of the serializer in its module
+        home = next(cls for cls in type(task).__mro__ if "pickling_library" in vars(cls))
+        sys.modules[home.__module__]._SERIALIZERS[ours.__name__] = ours
+    else:
+        task.pickling_library = ours
+    if computed or (ours.takes_results and hasattr(task, "serializer")):
         task.serializer = ours.__name__
+    return True
 
 
 def _is_our_backend() -> bool:
