@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import socket
 import sys
 import threading
@@ -18,6 +19,7 @@ import pytest
 from vineyard_testing import UNIT, until
 from vineyard_testing.cluster import Trio
 from vineyard_testing.injector import Boom, Injector, points_of, raise_boom, sample
+from vineyard_testing.processes import in_child
 
 import vineyard_client as vc
 
@@ -35,15 +37,35 @@ def cut(client: vc.Client) -> None:
             end.shutdown(socket.SHUT_RDWR)
 
 
+def split(client: vc.Client) -> None:
+    """Fork a child that uses the client."""
+
+    def child() -> None:
+        ref = client.put(VALUE)
+        assert client.get(ref) == VALUE and client.delete(ref)
+
+    assert in_child(child) == 0
+
+
+def exhaust(client: vc.Client) -> None:
+    """Leave this process no further file descriptor."""
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+
+
 def play(client: vc.Client, ref: vc.ObjectRef, injector: Injector, *allowed: Type[BaseException]) -> List[str]:
     """Migrate with something happening at one point of it, and return what is wrong afterwards."""
     problems: List[str] = []
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     error: Optional[BaseException] = None
     try:
         with injector:
             client.migrate(ref)
     except BaseException as raised:  # noqa: BLE001
         error = raised
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     if error is not None and not isinstance(error, allowed):
         problems.append(f"{type(error).__name__}: {error}")
     del error
@@ -79,8 +101,13 @@ def play(client: vc.Client, ref: vc.ObjectRef, injector: Injector, *allowed: Typ
 
 @pytest.mark.parametrize(
     ("action", "allowed", "part"),
-    [(lambda client: raise_boom(), Boom, 300), (cut, (vc.ConnectionFailed, vc.MigrationFailed), 600)],
-    ids=["an exception", "a broken connection"],
+    [
+        (lambda client: raise_boom(), Boom, 300),
+        (cut, (vc.ConnectionFailed, vc.MigrationFailed), 600),
+        (split, (), 600),
+        (exhaust, vc.VineyardError, 300),
+    ],
+    ids=["an exception", "a broken connection", "a fork", "no descriptor left"],
 )
 def test_migrate(servers: Trio, action: Callable[[vc.Client], object], allowed: Any, part: int) -> None:
     """The replica is there, or nothing is; the next call makes it, and nothing stays locked or allocated."""

@@ -9,6 +9,8 @@ import resource
 import signal
 import sys
 import threading
+import time
+from datetime import timedelta
 from functools import partial
 from types import FrameType
 from typing import Any, Callable, Iterator, List, Optional
@@ -18,6 +20,7 @@ from vineyard_testing import UNIT, until
 from vineyard_testing.processes import fork, in_child, run_python, wait
 
 import vineyard_client as vc
+from vineyard_client._store.meta import ValueMeta
 
 pytestmark = pytest.mark.integration
 
@@ -323,3 +326,18 @@ def test_threads_do_not_wait_one_after_the_other(store: vc.Client) -> None:
     finally:
         os.kill(pid, signal.SIGCONT)
     waiting.close()
+
+
+def test_only_waiting_counts(store: vc.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that is at work for longer than its timeout, as on the list of very many objects, comes to its end."""
+    read = ValueMeta.read
+
+    def slowly(tree: Any) -> ValueMeta:
+        time.sleep(0.4)
+        return read(tree)
+
+    refs = [store.put(LARGE) for _ in range(3)]
+    with vc.connect(store.socket, timeout=1) as client:
+        monkeypatch.setattr(ValueMeta, "read", slowly)
+        assert client.collect(older_than=timedelta(days=1)) == []
+        assert [info.ref for info in client.list()] == refs

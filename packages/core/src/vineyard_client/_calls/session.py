@@ -137,9 +137,8 @@ class Session:
         except ConnectionFailed:
             if self._starter is None:
                 raise
-            started = time.monotonic()
-            self._starter(self.socket)
-            deadline.extend(time.monotonic() - started)  # it has a limit of its own
+            with deadline.paused():  # it has a limit of its own
+                self._starter(self.socket)
             stream = UnixStream.connect(self.socket, deadline)
         known = self._identity
         connection = Connection(stream, deadline, question(known), timeout=self._timeout, **self._credentials)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Optional
+from contextlib import contextmanager
+from typing import Iterator, Optional
 
 __all__ = ["DEFAULT_TIMEOUT", "Deadline", "uptime"]
 
@@ -33,10 +34,15 @@ class Deadline:
         """Whether the time is up."""
         return self._at is not None and time.monotonic() >= self._at
 
-    def extend(self, seconds: float) -> None:
-        """Add time that does not count: bytes were moving in it, so nobody was waited for."""
-        if self._at is not None:
-            self._at += seconds
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let the time in the block not count: we are at work in it, and wait for nobody."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            if self._at is not None:
+                self._at += time.monotonic() - started
 
 
 def uptime() -> float:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections import deque
 from contextlib import contextmanager
 from typing import Any, Callable, Deque, Iterable, Iterator, List, Optional, Sequence, Tuple, TypeVar, Union
@@ -212,13 +211,9 @@ class Connection:
 
     @contextmanager
     def moving(self) -> Iterator[None]:
-        """Let the time not count for the deadline in which bytes move, so that nobody is waited for."""
-        started = time.monotonic()
-        try:
+        """Let the time not count in which we are at work, on bytes or on what has come, and wait for nobody."""
+        with self.deadline.paused():
             yield
-        finally:
-            if self._deadline is not None:
-                self._deadline.extend(time.monotonic() - started)
 
     @property
     def endpoint(self) -> Optional[str]:

@@ -52,6 +52,9 @@ NOT_VINEYARD = "Check that the socket belongs to vineyardd and not to another pr
 # Bytes of a request that the kernel takes at once, whatever else is on its way.
 _SHORT = 4096
 
+# Bytes of a reply that take long to be read once they are here, such as a listing of many objects.
+_LONG = 1 << 16
+
 # Requests to drop a mark whose replies nobody has read yet. All of them must fit into the socket's buffers (208 KiB
 # each by default on Linux).
 _UNREAD = 64
@@ -325,7 +328,12 @@ class Conversation:
         for piece in tuple(box):
             message = decoder.receive(piece)
         while message is None:
-            message = decoder.receive(self.stream.receive(decoder.bytes_desired, deadline, box))
+            piece = self.stream.receive(decoder.bytes_desired, deadline, box)
+            if len(piece) < _LONG:
+                message = decoder.receive(piece)
+            else:
+                with deadline.paused():
+                    message = decoder.receive(piece)
         return message
 
     def _new_fd(self) -> OwnedFD:

@@ -273,16 +273,18 @@ def list_objects(connection: Connection, typename: str = VALUE) -> List[Tuple[in
     """
     found = []
     trees = connection.call(ListData(typename))
-    while trees:
-        number, tree = trees.popitem()  # what has been read is let go: a tree takes several times as much
-        try:
-            meta = ValueMeta.read(tree)
-        except VineyardError as error:
-            log.warning("leaving %s out of the list: %s", format_id(number), error)
-            continue
-        if meta.instance_id == connection.instance.instance_id:
-            found.append((number, meta))
-    return sorted(found, key=lambda item: (item[1].created, item[0]))
+    with connection.moving():  # of a hundred thousand objects that takes seconds
+        while trees:
+            number, tree = trees.popitem()  # what has been read is let go: a tree takes several times as much
+            try:
+                meta = ValueMeta.read(tree)
+            except VineyardError as error:
+                log.warning("leaving %s out of the list: %s", format_id(number), error)
+                continue
+            if meta.instance_id == connection.instance.instance_id:
+                found.append((number, meta))
+        found.sort(key=lambda item: (item[1].created, item[0]))
+    return found
 
 
 def incomplete_objects(connection: Connection, objects: Sequence[Tuple[int, ValueMeta]]) -> Dict[int, bool]:
