@@ -17,7 +17,7 @@ from vineyard_client import exceptions
 # The interface that people rely on. A change here is a change for them, and belongs into the changelog.
 PUBLIC = {
     "Backlog": "number nbytes age",
-    "Client": "put get info reference exists delete list migrate status collect create close saved",
+    "Client": "put get source info reference exists delete list migrate status collect create close saved",
     "Collectable": "info reason",
     "Disk": "path purpose file_system free size",
     "Draft": "",

@@ -61,6 +61,9 @@ def test_both_end_at_once(place: OnDemand) -> None:
     with place.connect() as client:
         for seed, ref in enumerate(refs):
             np.testing.assert_equal(client.get(ref), array(1, seed))
+            assert client.source == "tier"
+        client.get(client.put(array(1)))
+        assert client.source == "store"
 
 
 def test_the_backlog_is_saved_first(place: OnDemand) -> None:

@@ -290,6 +290,15 @@ class Client:
             return found.read(trust["allowed_classes"])
         return _codec.decode(found, token=bytes.fromhex(ref.token), **trust)
 
+    @property
+    def source(self) -> str:
+        """Where the value came from that this thread got last: ``store``, ``replica``, ``host`` or ``tier``.
+
+        ``store`` is the one here, ``replica`` a copy of another host's value that was here already, ``host`` that
+        host, and ``tier`` a folder, a bucket, or the disk beside the store. Empty before any.
+        """
+        return self._session.source
+
     def migrate(self, ref: ObjectRef) -> ObjectRef:
         """Bring a value from another host into the store of this one, and return a reference to the replica.
 

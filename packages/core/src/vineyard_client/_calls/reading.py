@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Callable, Optional, Sequence, Union
+from typing import TYPE_CHECKING, Callable, Optional, Sequence, Tuple, Union
 
 from .._store import objects
 from .._store.connection import Connection
@@ -85,9 +85,10 @@ def find(session: Session, ref: ObjectRef, *, replica: bool) -> Found:
 
 
 def _find(search: _Search) -> Found:
-    for place in _ORDER:
+    for source, place in _ORDER:
         found = place(search)
         if found is not None:
+            search.session.source = source
             return found
     raise _nowhere(search)
 
@@ -200,9 +201,9 @@ def _tier(search: _Search) -> Optional[Found]:
 # How often a value is brought here that leaves again before it can be read.
 _LOADS = 5
 
-_ORDER: Sequence[Callable[[_Search], Optional[Found]]] = (
-    *(_noted_replica, _here, _native),
-    *(_from_tier_before, _its_host, _tier),
+_ORDER: Sequence[Tuple[str, Callable[[_Search], Optional[Found]]]] = (
+    *(("replica", _noted_replica), ("store", _here), ("store", _native)),
+    *(("tier", _from_tier_before), ("host", _its_host), ("tier", _tier)),
 )
 
 

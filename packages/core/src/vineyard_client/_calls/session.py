@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, Optional, Sequence, Type
@@ -92,6 +93,16 @@ class Session:
         self._identity: Optional[Identity] = None
         self._connections = PerProcess()
         self._debts = Debts()
+        self._found = threading.local()
+
+    @property
+    def source(self) -> str:
+        """Where the last value came from that this thread found: a name of ``reading``; empty before any."""
+        return getattr(self._found, "source", "")
+
+    @source.setter
+    def source(self, name: str) -> None:
+        self._found.source = name
 
     def deadline(self) -> Deadline:
         """Return until when a call must be done that begins now."""

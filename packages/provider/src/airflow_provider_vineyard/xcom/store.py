@@ -12,8 +12,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from typing import TYPE_CHECKING, Any, Dict, MutableMapping, Optional, Set, Tuple, Union
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING, Any, Dict, Set, Tuple, Union
 
 from airflow_provider_vineyard import version_compat
 from airflow_provider_vineyard.clients import get_client, require_core
@@ -47,8 +46,6 @@ _IN_NO_STORE = f"o{0:016x}"
 
 # Tokens of results that another interpreter has put for this task.
 _adopted: Set[str] = set()
-
-_own_endpoints: MutableMapping[Client, Optional[str]] = WeakKeyDictionary()
 
 
 def put(value: object, origin: Origin) -> Dict[str, Any]:
@@ -201,8 +198,8 @@ def get(row: object) -> Any:
     started = time.perf_counter()
     try:
         client = get_client(settings)
-        place = _place(client, reference)
         value: Any = client.get(reference.alone)
+        place = _place(client.source, reference)
         if not isinstance(value, dict) and reference.parts:
             raise InvalidReference(f"{reference.ref.id} is no dict, and has no parts.", "The row was edited.")
         for key, part in reference.parts.items():
@@ -352,23 +349,15 @@ def _masked(text: str) -> str:
         return text
 
 
-def _own_endpoint(client: Client) -> Optional[str]:
-    """Return what references to values here advertise; asked once, because this stands in the way of each ``get``."""
-    if client not in _own_endpoints:
-        _own_endpoints[client] = client.status().endpoint
-    return _own_endpoints[client]
-
-
-def _place(client: Client, reference: RowReference) -> str:
-    """Say where a value comes from; to be asked before reading it, which may bring it here."""
-    endpoint = reference.ref.endpoint
-    if endpoint is None or endpoint == _own_endpoint(client):
-        if reference.ref.copy is not None and client.info(reference.alone).socket != client.socket:
-            return "from its copy"
-        return "from the local vineyard"
-    if client.info(reference.alone).socket == client.socket:
+def _place(source: str, reference: RowReference) -> str:
+    """Say where a value came from."""
+    if source == "tier":
+        return "from its copy"
+    if source == "replica":
         return f"from the local replica of the one on {reference.host}"
-    return f"migrated from {reference.host} ({endpoint})"
+    if source == "host":
+        return f"migrated from {reference.host} ({reference.ref.endpoint})"
+    return "from the local vineyard"
 
 
 def _explained(error: VineyardError, what: str, hint: str) -> VineyardError:
