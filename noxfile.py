@@ -47,6 +47,15 @@ PYTHONS = {
     **{f"{python}-official": (python, "official") for python in ("3.8", "3.12")},
 }
 
+# What `newest` runs of core on NEWEST, the interpreter that new installations of Airflow take: all that depends on the
+# interpreter and not only on the libraries, in about two minutes.
+NEWEST = "3.14"
+NEWEST_TESTS = (
+    *(f"tests/core/codec/test_codec_{subject}.py" for subject in ("memory", "passive", "policy")),
+    *("tests/core/io", "tests/core/store", "tests/core/wire", "tests/core/test_encoded.py"),
+    *("tests/integration/test_values.py", "tests/integration/test_lifetime.py", "tests/integration/test_handover.py"),
+)
+
 # The releases of vineyardd that `servers` tests core against; all other sessions run the newest, 0.24.2.
 SERVERS = ("0.14.6", "0.14.8", "0.16.5", "0.18.2", "0.20.2", "0.22.2")
 
@@ -91,7 +100,7 @@ nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_venv = "yes"
 nox.options.error_on_missing_interpreters = True
 nox.options.sessions = [
-    *("tests", "airflow", *(f"airflows({release})" for release in DEFAULT_RELEASES)),
+    *("tests", "newest", "airflow", *(f"airflows({release})" for release in DEFAULT_RELEASES)),
     *("lint", "types", "build", "deploy", "docs"),
 ]
 # A kept environment of another interpreter than the one asked for is made anew.
@@ -354,6 +363,16 @@ def tests(session: nox.Session) -> None:
 @nox.parametrize("name", [nox.param(name, id=name) for name in PYTHONS])
 def pythons(session: nox.Session, name: str) -> None:
     """Test core on a CPython, with the oldest or newest data libraries that it has: nox -s "pythons(3.8-oldest)"."""
+    _test_on(session, name, session.posargs or ["tests/core", "tests/integration"])
+
+
+@nox.session(requires=["wheels"], venv_backend="none")
+def newest(session: nox.Session) -> None:
+    """Test core on CPython 3.14, briefly, where there is one: `.ci/pythons FOLDER 3.14` makes it."""
+    _test_on(session, f"{NEWEST}-newest", session.posargs or NEWEST_TESTS)
+
+
+def _test_on(session: nox.Session, name: str, paths: Iterable[str]) -> None:
     python, lock = PYTHONS[name]
     uv = str(environment(session, "wheels") / "bin" / "uv")
     found = subprocess.run([uv, "python", "find", "--no-project", python], capture_output=True, text=True, check=False)
@@ -375,7 +394,6 @@ def pythons(session: nox.Session, name: str) -> None:
 
     once(session, place / f"requirements-{lock}.stamp", f"{found.stdout.strip()} {contents([pinned])}", install)
     once(session, place / "packages.stamp", sources("core"), install_ours)
-    paths = session.posargs or ["tests/core", "tests/integration"]
     session.run(interpreter, "-m", "pytest", *paths, external=True)
 
 

@@ -225,14 +225,20 @@ def _uuids(module: Any) -> Dict[type, Base]:
 
 
 def _paths(module: Any) -> Dict[type, Base]:
+    # What a path was made of, which CPython keeps and pickles from 3.13 on; before, it is as it shows.
+    given = vars(module.PurePath).get("_raw_paths") if sys.version_info >= (3, 13) else None
+
+    def take(value: Any) -> Tuple[Any, ...]:
+        return (module.PurePath.__str__(value),) if given is None else tuple(given.__get__(value))
+
     found = {}
     for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath"):
         kind = getattr(module, name)
 
-        def make(text: Any, kind: Any = kind) -> Any:
-            return kind(checked(text, str))
+        def make(*texts: Any, kind: Any = kind) -> Any:
+            return kind(*[checked(text, str) for text in texts])
 
-        found[kind] = _in_python(kind, lambda value: (module.PurePath.__str__(value),), make)
+        found[kind] = _in_python(kind, take, make)
     return found
 
 
