@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 
 # `nox -s deploy-e2e` says where the engine keeps its images.
 ENGINE = os.environ.get("ENGINE")
-RELEASES = ("3.3.2", "2.11.2")
+RELEASES = ("3.3.2",)
 
 
 @pytest.fixture(scope="session")
