@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator
+from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
 from vineyard_testing import until
@@ -330,3 +330,51 @@ def test_a_value_that_stays(store: Any, monkeypatch: pytest.MonkeyPatch) -> None
     with monkeypatch.context() as patch:
         patch.setattr(vineyard_client.Client, "delete", lambda *_: False)
         assert found()["mapped value"].found == "It is still there after it was deleted."
+
+
+# ---- where values last
+
+
+def tier_checks(*results: str) -> List[Check]:
+    return [check for check in subject.diagnose() if check.name == "tier" and check.result in results]
+
+
+def test_the_embedded_servers_folder(embedded: Any) -> None:
+    """With nothing configured there is a folder and an agent; nothing of the round trips is left there."""
+    (check,) = tier_checks(OK, WARNING, FAILED)
+    assert check.result == OK and "(behind, agent " in check.found and "0 values (0 bytes)" in check.found
+
+
+def test_a_folder_that_takes_nothing(store: Any, folder: Path, options: Callable[..., None]) -> None:
+    """It is found here, and not at the first value that is lost."""
+    values = folder / "values"
+    values.write_text("no folder")
+    options(tier=values)
+    (check,) = tier_checks(FAILED)
+    assert str(values) in check.found and "Give a folder that this user can write to" in check.remedy
+
+
+def test_a_bucket_without_an_agent(store: Any, options: Callable[..., None]) -> None:
+    """A task would wait for it in vain."""
+    options(tier="s3://bucket/prefix")
+    (check,) = tier_checks(FAILED)
+    assert "The agent for the store at" in check.found and "airflow-vineyard agent" in check.remedy
+
+
+def test_a_local_folder_for_several_hosts(store: Any, folder: Path, options: Callable[..., None]) -> None:
+    """Other hosts could not read what is saved there; options for buckets change nothing."""
+    options(tier=folder / "values", rpc_endpoint="worker-1:9600", tier_options='{"region": "r"}')
+    found = subject.diagnose()
+    assert any("there are others: rpc_endpoint" in check.found for check in found if check.name == "tier")
+    assert [check.result for check in found if check.name == "tier_options"] == [WARNING]
+
+
+def test_values_that_wait_for_too_long(store: Any, folder: Path, options: Callable[..., None]) -> None:
+    """A backlog that is older than five minutes is a failure, with how large it is."""
+    from vineyard_client._tiers.notes import UNSAVED, Note, Notes
+
+    options(tier=folder / "values", durability="behind")
+    token = "0" * 31 + "1"
+    Notes(store.socket + ".tier").write(UNSAVED, Note(token, 7, f"airflow/{token}", 100, "int", 1.0))
+    (check,) = tier_checks(FAILED)
+    assert "1 values (100 bytes) are not saved yet" in check.found and "airflow-vineyard agent" in check.found
