@@ -245,7 +245,7 @@ def referenced(tokens: AbstractSet[str]) -> Set[str]:
     Raises:
         DatabaseUnavailable: the rows cannot be read.
     """
-    found = set()
+    found: Set[str] = set()
     with session_for("so nobody can tell which objects are orphans") as session:
         for held, _ in stream(session):
             found.update(token for token in _tokens(held) if token in tokens)

@@ -236,9 +236,10 @@ def _members(value: Any) -> Optional[Iterable[Tuple[str, Any]]]:
         ]
     if hasattr(value, "__repr_args__") and _is_pydantics(cls.__repr__):
         return [(name or "", member) for name, member in value.__repr_args__()]
-    if cls.__repr__ is SimpleNamespace.__repr__:
+    own: object = cls.__repr__
+    if own is SimpleNamespace.__repr__:
         return list(vars(value).items())
-    if cls.__repr__ is partial.__repr__:
+    if own is partial.__repr__:
         return [("", value.func), *(("", argument) for argument in value.args), *value.keywords.items()]
     contents = _CONTENTS.get(cls.__repr__)
     return None if contents is None else [("", member) for member in contents(value)]
