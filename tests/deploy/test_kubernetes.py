@@ -189,7 +189,7 @@ def test_rows_are_looked_at_on_each_node(kubernetes: Path) -> None:
     assert apart["labelSelector"]["matchLabels"] == spec["template"]["metadata"]["labels"]
     assert pod["affinity"]["podAffinity"] == values["scheduler"]["affinity"]["podAffinity"]
     (container,) = pod["containers"]
-    assert container["command"][-1].endswith("airflow-vineyard gc --orphans")
+    assert container["command"] == ["airflow-vineyard", "gc", "--orphans"]
     env = {variable["name"]: variable for variable in container["env"]}
     for variable in values["env"]:
         assert env[variable["name"]] == variable
