@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import re
+import shutil
 from pathlib import Path
 from typing import Any, Callable, Dict
 
 import pytest
 
+from airflow_vineyard_deploy.cli import main
 from airflow_vineyard_deploy.settings import SETTINGS
 
 Written = Callable[..., Path]
@@ -62,6 +64,22 @@ def test_the_override_makes_the_reference(docker: Path, compose: Compose) -> Non
 
 def _without_extensions(project: Dict[str, Any]) -> Dict[str, Any]:
     return {key: value for key, value in project.items() if not key.startswith("x-")}
+
+
+def test_the_override_for_airflow_2(compose: Compose, tmp_path: Path) -> None:
+    """Over the services of Airflow 2's official file it invents none: it adds a store with its agent."""
+    name = "docker-compose.vineyard.yaml"
+    assert main(["write", f"docker/{name}", str(tmp_path), "--set", "airflow_version=2.11.2"]) == 0
+    shutil.copy(Path(__file__).parent / "airflow2.yaml", tmp_path)
+    plain, merged = (
+        compose(tmp_path, *files, **UID)["services"] for files in (["airflow2.yaml"], ["airflow2.yaml", name])
+    )
+    assert set(merged) == {*plain, "vineyardd", "vineyard-agent"}
+    for service in plain:
+        if service.startswith("airflow-"):
+            assert merged[service]["image"] == "airflow-vineyard:2.11.2"
+            assert merged[service]["environment"]["AIRFLOW__VINEYARD__RPC_ENDPOINT"] == "vineyardd:9600"
+            assert merged[service].get("command") == plain[service].get("command")
 
 
 def test_what_the_override_changes(docker: Path, compose: Compose) -> None:
