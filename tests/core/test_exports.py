@@ -39,6 +39,7 @@ PUBLIC = {
     "encode": "",
     "ensure_server": "",
     "explain": "",
+    "from_outside": "",
     "handover": "ENVIRONMENT LIMIT Terms argument dump load received take",
     "loads": "",
     "parse_size": "",

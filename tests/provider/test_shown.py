@@ -9,8 +9,10 @@ import decimal
 import enum
 import fractions
 import functools
+import os
 import pathlib
 import re
+import signal
 import types
 import uuid
 from typing import Any, Dict, List, NamedTuple, Optional
@@ -304,3 +306,25 @@ def test_long_and_deep_values() -> None:
 def test_what_is_unfit_as_an_argument(value: Any, expected: Optional[str]) -> None:
     """What the JSON of Airflow 3 cannot say, wherever Airflow would look for it."""
     assert unfit_as_argument(value) == expected
+
+
+def test_what_a_signal_handler_raises_is_no_fault_of_the_value() -> None:
+    """A task's timeout or its SIGTERM, in the middle of a ``__repr__``, ends the task, whatever type it has."""
+
+    class Stopped(Exception):
+        pass
+
+    class Struck:
+        def __repr__(self) -> str:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            return "survived"
+
+    def handler(number: int, frame: Optional[types.FrameType]) -> None:
+        raise Stopped
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with pytest.raises(Stopped):
+            text_of(Struck(), "summary", name=None, redact=str, is_hidden=lambda name: False)
+    finally:
+        signal.signal(signal.SIGUSR1, before)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ._codec.outside import from_outside
 from ._store.collect import Collectable
 from ._version import __version__
 from .client import Client, preload
@@ -101,6 +102,7 @@ __all__ = [
     "UnsafeType",
     "UnsupportedVersion",
     "VineyardError",
+    "from_outside",
     "__version__",
 ]
 

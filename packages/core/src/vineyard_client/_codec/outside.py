@@ -15,7 +15,13 @@ __all__ = ["from_outside"]
 
 
 def from_outside(exc: BaseException) -> bool:
-    """Tell whether an exception was raised by a signal handler, or is none that code handles (``SystemExit`` …)."""
+    """Tell whether an exception was raised by a signal handler, or is none that code handles (``SystemExit`` …).
+
+    For code that must catch everything which somebody else's object may raise: what comes from outside is to go on.
+
+    Args:
+        exc: what was caught.
+    """
     if not isinstance(exc, Exception):
         return True
     handlers = None

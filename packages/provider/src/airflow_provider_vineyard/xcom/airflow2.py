@@ -166,6 +166,8 @@ class ClearHooks:
             for row in _cleared_rows(base, call):
                 store.free(row)
         except Exception as error:
+            if store.is_from_outside(error):
+                raise
             log.warning("Old XComs could not be freed and may still take room in vineyard: %s", error)
         return base.clear(*args, **kwargs)
 

@@ -11,8 +11,9 @@ What shows a value follows Airflow's masking. Secrets that are registered with i
 is cut, so that no half of one is left. Members whose names Airflow masks, and a value that was pushed under such a
 name, are ``***``.
 
-Invariants: it never raises, takes time for what it shows and not for the rest, and the line has only printable
-characters, so every database, log and terminal takes it. Pure; imports neither Airflow nor a data library.
+Invariants: it raises nothing but what a signal handler does, takes time for what it shows and not for the rest, and the
+line has only printable characters, so every database, log and terminal takes it. Pure; imports neither Airflow nor a
+data library.
 """
 
 from __future__ import annotations
@@ -92,6 +93,10 @@ def text_of(
     try:
         text = HIDDEN if is_hidden(name) else line.show(value, 0, top=True)
     except Exception as error:  # a class of the user's may do anything when it is asked
+        from vineyard_client import from_outside
+
+        if from_outside(error):
+            raise
         log.debug("A %s is shown by its summary, it raised %r", type(value).__name__, error)
         text = None
     # Once more, for a secret that was put together from several texts.

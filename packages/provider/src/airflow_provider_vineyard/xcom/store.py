@@ -33,7 +33,7 @@ from airflow_provider_vineyard.xcom.arguments import NOT_FINITE, unfit_as_argume
 if TYPE_CHECKING:
     from vineyard_client import Client, EncodedValue, ObjectRef, UnsafeType, VineyardError
 
-__all__ = ["adopt", "free", "get", "get_bare", "path_of", "put", "put_options"]
+__all__ = ["adopt", "free", "get", "get_bare", "is_from_outside", "path_of", "put", "put_options"]
 
 log = logging.getLogger(__name__)
 
@@ -283,10 +283,10 @@ def get_bare(id: str, origin: Origin) -> Any:
 def free(row: object) -> None:
     """Delete the object that a row owns; readers that have its value keep it.
 
-    It never raises: Airflow would fail a task that is about to run again, on each try. What cannot be freed now is
-    logged and left to ``gc --orphans`` on the host that has it. No server is started for it, unless the value has a
-    copy that goes as well: an empty one has nothing to free. Airflow frees a task's rows one by one before it runs:
-    when the server is too slow for one of them, the others do not wait for it as well.
+    It raises nothing but what a signal handler does: Airflow would fail a task that is about to run again, on each try.
+    What cannot be freed now is logged and left to ``gc --orphans`` on the host that has it. No server is started for
+    it, unless the value has a copy that goes as well: an empty one has nothing to free. Airflow frees a task's rows one
+    by one before it runs: when the server is too slow for one of them, the others do not wait for it as well.
     """
     if time.monotonic() < _too_slow[0]:
         log.warning("vineyard is too slow; an old XCom stays until gc --orphans runs there: %s", row)
@@ -303,12 +303,23 @@ def free(row: object) -> None:
         deleted = [client.delete(ref) for ref in (reference.ref, *reference.parts.values())]
         log.info("%s %s: %s", "freed" if any(deleted) else "already gone:", reference.origin, reference.ref.id)
     except Exception as error:
+        if is_from_outside(error):
+            raise
         if isinstance(error, TimeoutError):
             _too_slow[0] = time.monotonic() + _PAUSE
         log.warning(
             "An old XCom could not be freed and may still take room in vineyard, until gc --orphans runs there: %s",
             error,
         )
+
+
+def is_from_outside(error: Exception) -> bool:
+    """Tell whether a signal handler raised an error, such as a task's timeout; without core nobody knows."""
+    try:
+        from vineyard_client import from_outside
+    except ImportError:
+        return False
+    return from_outside(error)
 
 
 def _log_value(verb: str, row: RowValue, milliseconds: float) -> None:
