@@ -59,6 +59,10 @@ def task_policy(task: Any) -> None:
         prepare.arrange(task)
         arguments.arrange(task)
     except Exception as error:
+        from vineyard_client import from_outside
+
+        if from_outside(error):  # such as the time that parsing a DAG may take
+            raise
         log.warning(
             "%s receives its arguments as pickles: %s: %s",
             getattr(task, "task_id", task),
