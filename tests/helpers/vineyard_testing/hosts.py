@@ -107,6 +107,8 @@ class _Namespaces:
         return found
 
     def close(self) -> None:
+        if self._shell.poll() is not None:
+            return  # a test did it
         for pid in self.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

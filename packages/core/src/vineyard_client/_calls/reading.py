@@ -103,7 +103,7 @@ def _nowhere(search: _Search) -> VineyardError:
         return missing
     if not isinstance(missing, ObjectNotFound):
         what = f"{missing.what} Nor is its copy {copy} to be had."
-        return type(missing)(what, missing.hint)
+        return type(missing)(what, f"{missing.hint} If its host is lost, run again what produced it.".strip())
     if session.tiers is None:
         hint = f"It is saved as {copy}: give this client the tier that has it."
         return type(missing)(missing.what, f"{missing.hint} {hint}".strip())
@@ -187,7 +187,8 @@ def _tier(search: _Search) -> Optional[Found]:
         try:
             place = tiers.load(ref.token, key, ref.size, ref.type)
         except ObjectNotFound as error:
-            search.missing = error.with_traceback(None)
+            if isinstance(search.missing, ObjectNotFound):  # else its host is not there, which says more
+                search.missing = error.with_traceback(None)
             return None
         if place is None:
             return None
