@@ -9,9 +9,11 @@ import io
 import math
 import os
 import pathlib
+import re
 import socket
 import sys
 import threading
+import uuid
 
 import codec_models as models
 import pytest
@@ -385,3 +387,17 @@ def test_children_of_a_generator_are_those_that_it_would_have_had():
     rng.spawn(1)
     read = roundtrip(rng)
     assert [child.random() for child in read.spawn(2)] == [child.random() for child in rng.spawn(2)]
+
+
+class Word(str):
+    """A text of a class of its own."""
+
+
+class Number(int):
+    """A number of a class of its own."""
+
+
+def test_what_was_made_of_subclasses_can_be_read():
+    """A pattern and a UUID keep what they were made of, of whatever class it was."""
+    assert roundtrip(re.compile(Word("a+"))) == re.compile("a+")
+    assert roundtrip(uuid.UUID(int=Number(5))) == uuid.UUID(int=5)

@@ -74,8 +74,9 @@ def _inner(name: str, keyword: str) -> Any:
 def make(name: str) -> Any:
     """Return an estimator, not fitted."""
     cls: Any = dict(all_estimators())[name]
-    arguments = dict(_ARGUMENTS.get(name, {}))
     parameters = inspect.signature(cls.__init__).parameters
+    # Some have other names in older releases.
+    arguments = {keyword: value for keyword, value in _ARGUMENTS.get(name, {}).items() if keyword in parameters}
     for keyword, parameter in parameters.items():
         if (
             keyword in arguments
@@ -103,7 +104,7 @@ def data(name: str) -> Tuple[Any, Any]:
     """Return what an estimator is fitted on."""
     if name in _TEXT:
         return TEXTS, None
-    if name in ("FixedThresholdClassifier", "TunedThresholdClassifierCV"):
+    if name in ("FixedThresholdClassifier", "TargetEncoder", "TunedThresholdClassifierCV"):
         return X, CLASSES == 0
     if name == "KernelCenterer":
         return X @ X.T, None

@@ -66,6 +66,13 @@ _LINKS = ("__cause__", "__context__", "__suppress_context__")
 _LOOKING = (OSError, SyntaxError, UnicodeError)
 
 
+def _reduce_pattern(writer: Writer, value: re.Pattern[Any]) -> Tuple[Any, ...]:
+    text = value.pattern
+    # What a pattern was compiled from may be of a class derived from these; it is the same pattern without it.
+    plain = "".join([text]) if isinstance(text, str) else b"".join([text]) if isinstance(text, bytes) else text
+    return MAKE, ("pattern", plain, value.flags)
+
+
 def _make_pattern(reader: Reader, pattern: Any, flags: Any) -> Any:
     return re.compile(checked(pattern, str, bytes), checked(flags, int))
 
@@ -333,7 +340,7 @@ def install(table: Table) -> None:
             complex: by_attributes("complex", "real", "imag"),
             range: by_attributes("range", "start", "stop", "step"),
             slice: by_attributes("slice", "start", "stop", "step"),
-            re.Pattern: by_attributes("pattern", "pattern", "flags"),
+            re.Pattern: _reduce_pattern,
             memoryview: _reduce_memoryview,
             collections.OrderedDict: _reduce_ordered,
             collections.defaultdict: _reduce_defaultdict,

@@ -85,13 +85,21 @@ def _reduce(writer: Writer, value: Any) -> Tuple[Any, ...]:
         _, arguments, state = value.__reduce__()
         return MAKE, ("sklearn.Tree", *arguments, dict(state))
     if home in _LOSS_MODULES and _LOSS_NAME.match(name):
-        function, arguments = value.__reduce__()[:2]
-        return MAKE, ("sklearn.loss", home, name, *([] if function is not cls else arguments))
+        return MAKE, ("sklearn.loss", home, name, *_numbers_of(value.__reduce__(), cls))
     if home in _METRICS and _METRIC_NAME.match(name):
         return MAKE, ("sklearn.metric", home, name, *value.__getstate__())
     if home in _TREES and _TREE_NAME.match(name):
         return MAKE, ("sklearn.neighbours", home, name, *value.__getstate__())
     return _PACKAGE.reduce(writer, value)
+
+
+def _numbers_of(reduced: Tuple[Any, ...], cls: type) -> Tuple[Any, ...]:
+    """Return what a loss is made of: the arguments of its class, or its state, where Cython wrote the reduction."""
+    function, arguments = reduced[:2]
+    if function is cls:
+        return tuple(arguments)
+    state = arguments[2] if arguments[2] is not None or len(reduced) < 3 else reduced[2]
+    return tuple(state or ())
 
 
 def _set_estimator(value: Any, state: Any) -> None:

@@ -121,7 +121,8 @@ def install_uuid(table: Table) -> None:
     import uuid
 
     def reduce(writer: Writer, value: uuid.UUID) -> Tuple[Any, ...]:
-        return MAKE, ("uuid.UUID", value.int, value.is_safe.value)
+        number = int.__add__(value.int, 0)  # which is an int, also where the UUID was made of a number of another class
+        return MAKE, ("uuid.UUID", number, value.is_safe.value)
 
     def make(reader: Reader, number: Any, safe: Any) -> uuid.UUID:
         return uuid.UUID(int=checked(number, int), is_safe=uuid.SafeUUID(safe))
