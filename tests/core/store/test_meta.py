@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from typing import Any, Dict
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vineyard_client._store.meta import GUARD_SIZE, TOMBSTONE, VALUE, ValueMeta, check_labels
@@ -161,6 +161,7 @@ values = st.recursive(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # the first text takes a second where nothing is cached yet
 @given(
     st.dictionaries(
         st.sampled_from([*LARGE.tree(), "content", "origin", "origin_id", "__labels", "id"]), values, max_size=4
