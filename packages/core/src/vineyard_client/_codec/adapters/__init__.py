@@ -33,7 +33,7 @@ MODULES: Dict[str, Tuple[str, str]] = {
     "time": ("standard_library", "install_time"),
     "uuid": ("standard_library", "install_uuid"),
     "zoneinfo": ("standard_library", "install_zoneinfo"),
-    **dict.fromkeys(("argparse", "calendar", "email", "string", "textwrap"), ("standard_objects", "install")),
+    **dict.fromkeys(("argparse", "calendar", "email", "textwrap"), ("standard_objects", "install")),
     "statistics": ("standard_objects", "install_statistics"),
     "xml": ("standard_objects", "install_xml"),
     "numpy": ("numpy_arrays", "install"),

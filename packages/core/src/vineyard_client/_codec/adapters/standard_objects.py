@@ -22,7 +22,6 @@ _PACKAGES = (
     Package("argparse", parts=" "),
     Package("calendar", parts=" "),
     Package("email", parts="message _policybase charset", functions="_policybase"),
-    Package("string", parts=" ", metaclasses=["string._TemplateMetaclass"]),
     Package("textwrap", parts=" "),
 )
 
