@@ -218,6 +218,10 @@ class Conversation:
         finally:
             self.release_dropped()
 
+    def has(self, exchange: Exchange) -> bool:
+        """Tell whether an exchange is on its way, or a lasting one will be; an exception may have come before that."""
+        return exchange.begun or exchange in list(self._open)
+
     def recover(self) -> None:
         """After an exception from outside: finish what it interrupted, if that is a matter of moments."""
         if self.usable:

@@ -26,6 +26,7 @@ from .._wire.messages import (
 )
 from ..exceptions import DeadlineExceeded, StoreFull, VineyardError
 from .connection import Connection, Exchange, Pin
+from .conversation import Conversation
 from .meta import GUARD_SIZE, TOMBSTONE, VALUE, ValueMeta
 
 __all__ = ["Chunk", "Drafting", "Making"]
@@ -61,7 +62,8 @@ class Making:
         self._stored: Optional[Exchange] = None
         self._pin: Optional[Pin] = None
         self._before: Sequence[Request[Any]] = ()
-        self._freeing: Optional[Exchange] = None
+        # What frees it, and the conversation that it was handed to.
+        self._freeing: Optional[Tuple[Exchange, Conversation]] = None
         self._late = False
 
     @property
@@ -130,8 +132,8 @@ class Making:
 
     def pay(self, grace: float) -> bool:
         """Free what there is, and return whether nothing is left to be done; see ``debts``."""
-        if self._freeing is not None:
-            return True  # it went out once; to repeat it might free what is somebody else's by now
+        if self._freeing is not None and self._freeing[1].has(self._freeing[0]):
+            return True  # it goes out once; to repeat it might free what is somebody else's by now
         connection = self.connection
         if any(exchange is not None and exchange.begun and not exchange.done for exchange in self._asked):
             try:
@@ -148,8 +150,9 @@ class Making:
         renewed = connection.renewed(grace)
         if not connection.usable:
             freeing = self._sure(renewed, freeing)
-        self._freeing = Exchange(*freeing, lasting=True)
-        for request, outcome in zip(freeing, renewed.run(self._freeing).outcomes):
+        exchange = Exchange(*freeing, lasting=True)
+        self._freeing = exchange, renewed.conversation
+        for request, outcome in zip(freeing, renewed.run(exchange).outcomes):
             # What was interrupted while it was finished may be sealed already.
             if isinstance(outcome, VineyardError) and not isinstance(request, Seal):
                 log.warning("%s: a part of an unfinished object stays: %s", connection.peer, outcome)
