@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 from datetime import datetime, timedelta, timezone
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any, Callable, ContextManager, Dict, Iterator, List
 
 import pytest
+from vineyard_testing.metadata import session_of
 
 import vineyard_client
 from airflow_provider_vineyard import identity, rows, version_compat
@@ -65,17 +66,9 @@ class Table:
                 stored = value if version_compat.is_airflow_3() else json.dumps(value).encode()
                 connection.execute(self._table.insert().values(value=stored))
 
-    @contextlib.contextmanager
-    def session(self) -> Iterator[Any]:
+    def session(self) -> ContextManager[Any]:
         """Give a session of this database, as Airflow's ``create_session`` does."""
-        from sqlalchemy.orm import Session
-
-        session = Session(bind=self.engine)
-        try:
-            yield session
-            session.commit()
-        finally:
-            session.close()
+        return session_of(self.engine)
 
 
 @pytest.fixture

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any, Callable, ContextManager, Dict, Iterator, List
 
 import pytest
+from vineyard_testing.metadata import session_of
 
 from airflow_provider_vineyard import cli, orphans, version_compat
 from airflow_provider_vineyard.clients import close_clients
@@ -72,17 +72,9 @@ class Database:
         with self.engine.begin() as connection:
             connection.execute(self.xcom.delete())
 
-    @contextlib.contextmanager
-    def session(self) -> Iterator[Any]:
+    def session(self) -> ContextManager[Any]:
         """Give a session of this database, as Airflow's ``create_session`` does."""
-        from sqlalchemy.orm import Session
-
-        session = Session(bind=self.engine)
-        try:
-            yield session
-            session.commit()
-        finally:
-            session.close()
+        return session_of(self.engine)
 
 
 class Place:

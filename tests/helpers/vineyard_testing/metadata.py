@@ -9,7 +9,7 @@ import zlib
 from datetime import datetime, timezone
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, ContextManager, Dict, Iterator, List, Optional, Tuple
 
 from airflow_provider_vineyard import version_compat
 from airflow_provider_vineyard.reference import Origin, RowReference
@@ -26,6 +26,19 @@ def row(endpoint: Optional[str], size: int, *, host: str = "a", **more: Any) -> 
     data = made.to_json()
     data["vineyard"].update(more)
     return data
+
+
+@contextlib.contextmanager
+def session_of(engine: Any) -> Iterator[Any]:
+    """Give a session that commits at its end, as Airflow's ``create_session`` does."""
+    from sqlalchemy.orm import Session
+
+    session = Session(bind=engine)
+    try:
+        yield session
+        session.commit()
+    finally:
+        session.close()
 
 
 class Metadata:
@@ -57,17 +70,9 @@ class Metadata:
     def _note(self, connection: Any, cursor: Any, statement: str, *_: Any) -> None:
         self.queries.append(statement)
 
-    @contextlib.contextmanager
-    def session(self) -> Iterator[Any]:
+    def session(self) -> ContextManager[Any]:
         """Give a session that commits at its end, as Airflow's ``create_session`` does."""
-        from sqlalchemy.orm import Session
-
-        session = Session(bind=self.engine)
-        try:
-            yield session
-            session.commit()
-        finally:
-            session.close()
+        return session_of(self.engine)
 
     def _insert(self, table: Any, **values: Any) -> None:
         with self.engine.begin() as connection:

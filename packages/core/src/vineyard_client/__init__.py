@@ -107,26 +107,21 @@ __all__ = [
 ]
 
 
+# What few programs use is loaded when it is asked for: its name -> the module that has it.
+_LATER = {
+    **dict.fromkeys(("Explanation", "Refusal", "explain"), ".explanation"),
+    **dict.fromkeys(("Backlog", "Disk", "Durable", "SavedCopy", "TierStatus"), "._tiers.facts"),
+    "SavedValues": "._calls.saved",
+    "TierOptions": "._tiers.options",
+}
+
+
 def __getattr__(name: str) -> Any:
     """Load what few programs use when it is asked for."""
-    if name in ("Explanation", "Refusal", "explain"):
-        from . import explanation
+    from importlib import import_module
 
-        return getattr(explanation, name)
-    if name == "TierOptions":
-        from ._tiers import options
-
-        return options.TierOptions
-    if name in ("Backlog", "Disk", "Durable", "SavedCopy", "TierStatus"):
-        from ._tiers import facts
-
-        return getattr(facts, name)
     if name == "handover":
-        from importlib import import_module
-
-        return import_module(f"{__name__}.{name}")
-    if name == "SavedValues":
-        from ._calls import saved
-
-        return saved.SavedValues
+        return import_module(f".{name}", __name__)
+    if name in _LATER:
+        return getattr(import_module(_LATER[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,7 +4,7 @@ It saves what is noted as unsaved, loads what is wanted from a bucket, deletes c
 ``housekeeper`` is its life: start, look, drain, end. ``store`` is what it has of the store, also when the server is
 gone; ``saving`` and ``loading`` move one value; ``tidying`` removes what nobody needs; ``door`` answers those who ask;
 ``starting`` has one started on demand. ``keeper`` is the agent of a store without a tier, which only collects garbage.
-``metrics`` serves figures to Prometheus.
+``alarm`` is what both wait on. ``metrics`` serves figures to Prometheus.
 
 Invariants: one agent per socket, which the kernel guarantees also when it is killed; what is to be done stands in the
 notes, so the next agent goes on where this one ended; it never forks, and no task waits for it but for what it asked.

@@ -14,15 +14,13 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import select
 import signal
-import socket
 import threading
 import time
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from concurrent.futures import TimeoutError as TimeoutOfFuture
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
 from itertools import islice
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, TypeVar, Union
@@ -38,6 +36,7 @@ from .._tiers.notes import OVERFLOW, UNSAVED
 from .._tiers.options import TierOptions
 from .._tiers.urls import open_tier
 from ..exceptions import TierFailed, TierRefused, TierUnavailable, VineyardError
+from .alarm import Alarm
 from .door import Door
 from .keeper import Keeper, collect
 from .loading import Wanted, load
@@ -127,33 +126,17 @@ class Agent:
         self._tiers.rung = self.wake
         self._tier = self._tiers.opened[0]
         self._notes = self._tiers.notes
-        self._session = Session(
-            self.path,
-            timeout=30.0,
-            username=username,
-            password=password,
-            endpoint=None,
-            peers=(),
-            starter=None,
-        )
+        self._session = Session(self.path, timeout=30.0, username=username, password=password)
         # As anybody else would delete a value, who asks at the door: its copy goes with it.
         self._elder = Session(
-            self.path,
-            timeout=30.0,
-            username=username,
-            password=password,
-            endpoint=None,
-            peers=(),
-            starter=None,
-            tiers=Tiers(self.path, options),
+            self.path, timeout=30.0, username=username, password=password, tiers=Tiers(self.path, options)
         )
         self._store = Store(self._session, self._notes)
         self._tidying = Tidying(self._session, self._store, self._tiers, self._tiers.opened)
         self._with_server = with_server
         self._tidy_every = tidy_every
         self._older_than = older_than
-        self._wakened, self._waker = socket.socketpair()
-        self._waker.setblocking(False)
+        self._alarm = Alarm()
         self._ending = False
         self._hurried = False
         self._lock = threading.Lock()
@@ -197,8 +180,7 @@ class Agent:
         finally:
             self._store.close()
             self._elder.close()
-            self._wakened.close()
-            self._waker.close()
+            self._alarm.close()
 
     def end(self, *_: object) -> None:
         """Save what there is to save, and end; may be called from a signal handler."""
@@ -207,8 +189,7 @@ class Agent:
 
     def wake(self) -> None:
         """Look now."""
-        with suppress(OSError):  # it is awake already, or has ended
-            self._waker.send(b".")
+        self._alarm.ring()
 
     @contextmanager
     def _only_one(self) -> Iterator[None]:
@@ -273,10 +254,7 @@ class Agent:
     def _wait(self) -> None:
         """Wait for a ring, a line in the journal, or the time for a look."""
         for _ in range(_PEEKS):
-            if select.select([self._wakened], [], [], _LOOK / _PEEKS)[0]:
-                self._wakened.recv(4096)
-                return
-            if self._notes.has_journal():
+            if self._alarm.wait(_LOOK / _PEEKS) or self._notes.has_journal():
                 return
 
     def _busy(self) -> bool:

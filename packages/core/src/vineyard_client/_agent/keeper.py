@@ -10,16 +10,14 @@ from __future__ import annotations
 import logging
 import math
 import os
-import select
-import socket
 import time
-from contextlib import suppress
 from datetime import timedelta
 from typing import Optional
 
 from .._calls import housekeeping
 from .._calls.session import Session
 from ..exceptions import ConnectionFailed, VineyardError
+from .alarm import Alarm
 
 __all__ = ["Keeper", "collect"]
 
@@ -35,20 +33,29 @@ _TIMEOUT = 60.0
 _SHORT = 0.05
 
 
-def collect(session: Session, older_than: Optional[timedelta]) -> None:
+def collect(session: Session, older_than: Optional[timedelta] = None) -> bool:
     """Free what nobody needs, and values of an age; say what that was.
 
     Args:
         session: of the store, and of the tier if there is one: copies go with their values.
         older_than: the age; None is none.
 
+    Returns:
+        Whether to do it again, later: whether it was short, or there is an age.
+
     Raises:
         VineyardError: as ``Client.collect``.
     """
+    started = time.monotonic()
     freed = housekeeping.collect(session, session.connection(), older_than=older_than)
+    took = time.monotonic() - started
     if freed:
         reasons = sorted({action.reason for action in freed})
         log.info("collected %d objects: %s", len(freed), ", ".join(reasons))
+    if older_than is None and took > _SHORT:
+        log.info("a look at the whole store takes %.1f s: it is left to vineyard-client gc", took)
+        return False
+    return True
 
 
 class Keeper:
@@ -73,20 +80,11 @@ class Keeper:
         username: str = "",
         password: str = "",
     ) -> None:
-        self._session = Session(
-            os.path.abspath(path),
-            timeout=_TIMEOUT,
-            username=username,
-            password=password,
-            endpoint=None,
-            peers=(),
-            starter=None,
-        )
+        self._session = Session(os.path.abspath(path), timeout=_TIMEOUT, username=username, password=password)
         self._older_than = older_than
         self._with_server = with_server
         self._every = every
-        self._wakened, self._waker = socket.socketpair()
-        self._waker.setblocking(False)
+        self._alarm = Alarm()
         self._ending = False
 
     def run(self) -> int:
@@ -107,31 +105,23 @@ class Keeper:
                 except ConnectionFailed:
                     if seen and self._with_server:
                         break
-                if select.select([self._wakened], [], [], _LOOK)[0]:
-                    self._wakened.recv(4096)
+                self._alarm.wait(_LOOK)
             return 0
         finally:
             self._session.close()
-            self._wakened.close()
-            self._waker.close()
+            self._alarm.close()
 
     def end(self, *_: object) -> None:
         """End; may be called from a signal handler."""
         self._ending = True
-        with suppress(OSError):  # it is awake already, or has ended
-            self._waker.send(b".")
+        self._alarm.ring()
 
     def _round(self) -> bool:
         """Collect; return whether to do it again, later."""
-        started = time.monotonic()
         try:
-            collect(self._session, self._older_than)
+            return collect(self._session, self._older_than)
         except ConnectionFailed:
             raise
         except VineyardError as error:
             log.warning("collecting: %s", error)
-        took = time.monotonic() - started
-        if self._older_than is None and took > _SHORT:
-            log.info("a look at the whole store takes %.1f s: it is left to vineyard-client gc", took)
-            return False
-        return True
+            return True

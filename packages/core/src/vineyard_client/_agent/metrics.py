@@ -99,15 +99,7 @@ class Exporter:
         username: str = "",
         password: str = "",
     ) -> None:
-        self._session = Session(
-            path,
-            timeout=_TIMEOUT,
-            username=username,
-            password=password,
-            endpoint=None,
-            peers=(),
-            starter=None,
-        )
+        self._session = Session(path, timeout=_TIMEOUT, username=username, password=password)
         self._tier = tier
         exporter = self
 

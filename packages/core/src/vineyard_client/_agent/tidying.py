@@ -12,7 +12,6 @@ import time
 from contextlib import suppress
 from typing import Sequence
 
-from .._calls import housekeeping
 from .._calls.session import Session
 from .._store import objects
 from .._tiers.contract import Tier
@@ -20,6 +19,7 @@ from .._tiers.folder import FolderTier
 from .._tiers.local import Tiers
 from .._tiers.notes import KEPT, LOADED, LOST, OVERFLOW, SAVED, UNSAVED, note_name
 from ..exceptions import VineyardError
+from .keeper import collect
 from .store import Store
 
 __all__ = ["Tidying"]
@@ -31,9 +31,6 @@ _STALE = 3600.0
 
 # Seconds after which a value that was lost is not told of any more.
 _FORGOTTEN = 30 * 86_400.0
-
-# Seconds that a look at all of the store may take so that it is taken again.
-_SHORT = 0.05
 
 
 class Tidying:
@@ -51,8 +48,8 @@ class Tidying:
         self._store = store
         self._notes = tiers.notes
         self._opened = opened
-        self._collected = ""
-        self._listing = 0.0
+        # The store in which a look at everything takes long.
+        self._left_alone = ""
 
     def all(self) -> None:
         """Do all of it; what fails is logged, and done the next time."""
@@ -143,13 +140,5 @@ class Tidying:
 
     def _collect(self) -> None:
         identity = self._store.identity
-        if not identity or (identity == self._collected and self._listing > _SHORT):
-            return
-        started = time.monotonic()
-        freed = housekeeping.collect(self._session, self._session.connection())
-        self._listing = time.monotonic() - started
-        self._collected = identity
-        if freed:
-            log.info("collected %d objects that nobody needs", len(freed))
-        if self._listing > _SHORT:
-            log.info("a look at the whole store takes %.1f s: it is left to vineyard-client gc", self._listing)
+        if identity and identity != self._left_alone and not collect(self._session):
+            self._left_alone = identity

@@ -68,11 +68,11 @@ class Session:
         socket: str,
         *,
         timeout: Optional[float],
-        username: str,
-        password: str,
-        endpoint: Optional[str],
-        peers: Sequence[str],
-        starter: Optional[Callable[[str], object]],
+        username: str = "",
+        password: str = "",
+        endpoint: Optional[str] = None,
+        peers: Sequence[str] = (),
+        starter: Optional[Callable[[str], object]] = None,
         tiers: Optional[Tiers] = None,
     ) -> None:
         if endpoint is not None:
