@@ -55,3 +55,13 @@ def unproven():
     before = proof.demand(False)
     yield
     proof.demand(before)
+
+
+@pytest.fixture
+def nothing_ran():
+    """No method of the passive classes of the tests runs."""
+    import passive_models
+
+    passive_models.ran.clear()
+    yield
+    assert not passive_models.ran
