@@ -51,7 +51,7 @@ PYTHONS = {
 # interpreter and not only on the libraries, in about two minutes.
 NEWEST = "3.14"
 NEWEST_TESTS = (
-    *(f"tests/core/codec/test_codec_{subject}.py" for subject in ("memory", "passive", "policy")),
+    *(f"tests/core/codec/test_codec_{subject}.py" for subject in ("memory", "passive", "passive_attacks", "policy")),
     *("tests/core/io", "tests/core/store", "tests/core/wire", "tests/core/test_encoded.py"),
     *("tests/integration/test_values.py", "tests/integration/test_lifetime.py", "tests/integration/test_handover.py"),
 )
