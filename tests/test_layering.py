@@ -28,7 +28,7 @@ LAYERS: List[Set[str]] = [
     {"_store"},
     {"_native", "_hosts", "_tiers", "_server"},
     {"_calls", "encoded", "explanation"},
-    {"client", "_agent"},
+    {"client", "peer", "_agent"},
     {"server"},
     {"cli", "handover"},
     {"__init__", "__main__"},

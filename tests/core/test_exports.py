@@ -17,7 +17,7 @@ from vineyard_client import exceptions
 # The interface that people rely on. A change here is a change for them, and belongs into the changelog.
 PUBLIC = {
     "Backlog": "number nbytes age",
-    "Client": "put get source info reference exists delete list migrate status collect create close saved",
+    "Client": "put get source info reference exists preview delete list migrate status collect create close saved",
     "Collectable": "info reason",
     "Disk": "path purpose file_system free size",
     "Draft": "",
@@ -28,6 +28,7 @@ PUBLIC = {
     "ObjectInfo": "ref summary labels created host socket deleted type size origin replicas age",
     "ObjectRef": "id token endpoint type size copy to_json from_json",
     "Refusal": "name pattern reason remedy where",
+    "Peer": "status look preview delete close",
     "SavedCopy": "key size modified tier token",
     "SavedValues": "where save list delete status check drain",
     "StoreStatus": "socket version instance_id metadata endpoint memory_used memory_limit connections identity",

@@ -51,6 +51,7 @@ Action = Callable[[vc.Client], object]
 CALLS: Dict[str, Callable[[vc.Client, vc.ObjectRef], object]] = {
     "put": lambda client, ref: client.put(LARGE),
     "put-middle": lambda client, ref: client.put(MIDDLE, persist=True),
+    "put-shown": lambda client, ref: client.put(LARGE, preview="head"),
     "put-same": lambda client, ref: client.put(LARGE, same_as=ref),
     "put-small": lambda client, ref: client.put([1, "two"]),
     "get": lambda client, ref: client.get(ref),

@@ -48,11 +48,13 @@ if TYPE_CHECKING:
     from ._tiers.facts import Backlog, Disk, Durable, SavedCopy, TierStatus
     from ._tiers.options import TierOptions
     from .explanation import Explanation, Refusal, explain
+    from .peer import Peer
 
 __all__ = [
     # clients and servers
     "Client",
     "EmbeddedServer",
+    "Peer",
     "connect",
     "ensure_server",
     "parse_size",
@@ -111,6 +113,7 @@ __all__ = [
 _LATER = {
     **dict.fromkeys(("Explanation", "Refusal", "explain"), ".explanation"),
     **dict.fromkeys(("Backlog", "Disk", "Durable", "SavedCopy", "TierStatus"), "._tiers.facts"),
+    "Peer": ".peer",
     "SavedValues": "._calls.saved",
     "TierOptions": "._tiers.options",
 }

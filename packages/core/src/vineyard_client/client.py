@@ -34,7 +34,7 @@ from ._io.steps import when_dropped
 from ._store.collect import Collectable
 from ._store.connection import Connection
 from ._store.making import Drafting, Making
-from ._store.meta import ValueMeta, check_labels
+from ._store.meta import INLINE_LIMIT, INLINE_PREVIEW, ValueMeta, check_labels
 from .encoded import EncodedValue
 from .exceptions import ObjectNotFound
 from .reference import Draft, ObjectInfo, ObjectRef, StoreStatus, number_of
@@ -147,6 +147,8 @@ class Client:
         same_as: Optional[ObjectRef] = None,
         host: Optional[str] = None,
         path: Sequence[str] = (),
+        preview: str = "off",
+        hide: Optional[Callable[[str], bool]] = None,
     ) -> ObjectRef:
         """Store a value and return a reference to it.
 
@@ -168,6 +170,10 @@ class Client:
             host: what ``info`` says of where it was put, at most 255 characters; by default the system's name.
             path: names under which its copy in the tier is found by people, such as those of a DAG and a task. Native
                 objects are not saved.
+            preview: what ``preview`` tells people of it, a level: ``schema`` (names, types, shapes, lengths), ``head``
+                (the first rows and members as well) or ``stats`` (ranges and histograms of a sample as well); ``off``
+                is nothing. Native objects, and those that share memory with another, have none of their own.
+            hide: is told the names of columns and members; where it returns True, nothing of them is shown.
 
         Raises:
             UnsafeType: the value holds a class that readers would not accept, or, if it is to be native, one that
@@ -175,7 +181,7 @@ class Client:
             StoreFull: there is no room; nothing is stored. Where values are saved, the disk has none either.
             TierFailed: it was to be saved before this returns, and could not be; nothing is stored.
             ValueError: what ``encode`` made is used up already, or to be native, or the same as another value; or the
-                host's name is none, or is given for a native object, which has none.
+                host's name is none, or is given for a native object, which has none; or there is no such level.
         """
         labels = check_labels(labels)
         if host is not None:
@@ -187,7 +193,7 @@ class Client:
         if same_as is not None:
             number_of(same_as)  # whatever else it is, it is a reference
         if isinstance(value, EncodedValue):
-            encoded, token = value._take()
+            value, encoded, token = value._take()
         else:
             token = os.urandom(16) if same_as is None else bytes.fromhex(same_as.token)
             encoded = _codec.encode(value, token=token, **self._trust(allowed_classes))
@@ -199,8 +205,9 @@ class Client:
                 meta = self._meta(connection, encoded, token, labels)
                 if host is not None:
                     meta = replace(meta, host=host)
-                how: Dict[str, Any] = {"same_as": same_as, "persistent": persist, "made": made, "path": path}
-                ref = writing.put(self._session, connection, meta, encoded.chunks, noted=noted, **how)
+                shown = _shown(value, encoded.nbytes, preview, hide) if preview != "off" else b""
+                how: Dict[str, Any] = {"same_as": same_as, "persistent": persist, "path": path, "preview": shown}
+                ref = writing.put(self._session, connection, meta, encoded.chunks, made=made, noted=noted, **how)
             finally:
                 encoded.release()
         except BaseException:  # nobody learns of it
@@ -209,7 +216,7 @@ class Client:
             writing.take_back(self._session, noted)
             raise
         if ref is None:  # it is not the same: a token of its own, then
-            options: Dict[str, Any] = {"persist": persist, "host": host, "path": path}
+            options: Dict[str, Any] = {"persist": persist, "host": host, "path": path, "preview": preview, "hide": hide}
             return self.put(value, labels=labels, allowed_classes=allowed_classes, **options)
         return ref
 
@@ -339,6 +346,22 @@ class Client:
             MigrationFailed: it is on a host that cannot be reached, and there is no replica here.
         """
         return housekeeping.info(self._session, ref)
+
+    def preview(self, ref: ObjectRef) -> Optional[Dict[str, Any]]:
+        """Return what people are shown of a value, which is not read for it; None if it was put without a preview.
+
+        It is what ``put`` made of the value, wherever that is: in this store, on its host, or in a tier. The document
+        has a ``kind``: ``table``, ``array``, ``text``, ``bytes`` or ``tree``; "Previews" in the documentation describes
+        them. Whoever may write to the store may have written anything into it.
+
+        Raises:
+            ObjectNotFound: the value is gone.
+            MigrationFailed: it is on a host that cannot be reached, and there is no copy to be had.
+        """
+        from ._calls import previews
+        from ._codec.preview import read
+
+        return read(previews.find(self._session, ref))
 
     def reference(self, id: str) -> ObjectRef:
         """Return a reference to an object in this store, given its id: the way to what other engines put.
@@ -537,6 +560,13 @@ class _Creation(ContextManager[Draft]):
         if drafting is not None:
             drafting.undo()
         self._encoded.release()
+
+
+def _shown(value: object, nbytes: int, level: str, hide: Optional[Callable[[str], bool]]) -> bytes:
+    """Return the preview of a value that takes so many bytes."""
+    from ._codec.preview import LIMIT, preview
+
+    return preview(value, level, limit=INLINE_PREVIEW if nbytes <= INLINE_LIMIT else LIMIT, hide=hide)
 
 
 def _check_host(host: str, native: bool) -> None:

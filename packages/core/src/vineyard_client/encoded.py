@@ -11,7 +11,7 @@ An envelope carries the token of the reference that leads to it. To bytes that s
 from __future__ import annotations
 
 import os
-from typing import Any, Callable, Optional, Sequence, Tuple, Type, Union
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Type, Union
 
 from . import _codec
 
@@ -30,12 +30,13 @@ class EncodedValue:
         size: bytes that it takes.
     """
 
-    def __init__(self, encoded: _codec.Encoded, token: bytes) -> None:
+    def __init__(self, encoded: _codec.Encoded, token: bytes, value: object) -> None:
         self.type = encoded.type_name
         self.summary = encoded.summary
         self.size = encoded.nbytes
         self._token = token
         self._encoded: Optional[_codec.Encoded] = encoded
+        self._value = value
 
     def to_bytes(self) -> bytes:
         """Return the bytes, for ``loads``.
@@ -45,18 +46,20 @@ class EncodedValue:
         """
         return b"".join(self._there().chunks)
 
-    def _take(self) -> Tuple[_codec.Encoded, bytes]:
-        """Return what ``Client.put`` needs, pieces and token, and use it up: two values never share a token.
+    def _take(self) -> Tuple[object, _codec.Encoded, bytes]:
+        """Return what ``Client.put`` needs, value, pieces and token, and use it up: two values never share a token.
 
         Raises:
             ValueError: it is used up already.
         """
         encoded, self._encoded = self._there(), None
-        return encoded, self._token
+        value, self._value = self._value, None
+        return value, encoded, self._token
 
     def release(self) -> None:
         """Let go of the value's memory. Idempotent."""
         encoded, self._encoded = self._encoded, None
+        self._value = None
         if encoded is not None:
             encoded.release()
 
@@ -95,9 +98,8 @@ def encode(value: object, *, allowed_classes: Sequence[str] = (), passive_classe
         UnsafeType: the value holds a class that readers would not accept.
     """
     token = os.urandom(16)
-    return EncodedValue(
-        _codec.encode(value, token=token, allowed_classes=allowed_classes, passive_classes=passive_classes), token
-    )
+    trust: Dict[str, Any] = {"allowed_classes": allowed_classes, "passive_classes": passive_classes}
+    return EncodedValue(_codec.encode(value, token=token, **trust), token, value)
 
 
 def dumps(value: object, *, allowed_classes: Sequence[str] = (), passive_classes: bool = True) -> bytes:

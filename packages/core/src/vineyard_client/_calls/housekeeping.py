@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .._tiers.local import Tiers
     from .._tiers.notes import Note
 
-__all__ = ["collect", "delete", "info", "objects_there", "status"]
+__all__ = ["collect", "delete", "info", "objects_there", "status", "status_of"]
 
 log = logging.getLogger("vineyard_client.client")
 
@@ -93,17 +93,28 @@ def objects_there(session: Session, wanted: Mapping[str, str], deleted: bool) ->
 def status(session: Session) -> StoreStatus:
     """Return how full the store is and who serves it."""
     connection = session.connection()
+    found = status_of(connection, session.socket, session.advertised(connection))
+    return replace(found, metadata=_metadata(connection.peer_pid), identity=session.identity)
+
+
+def status_of(connection: Connection, socket: str, endpoint: Optional[str]) -> StoreStatus:
+    """Return what a store says of itself, here or on another host.
+
+    Args:
+        connection: to it.
+        socket: its IPC socket.
+        endpoint: where other hosts reach it.
+    """
     found = connection.call(InstanceStatus())
     return StoreStatus(
-        socket=session.socket,
+        socket=socket,
         version=connection.instance.version,
         instance_id=connection.instance.instance_id,
-        metadata=_metadata(connection.peer_pid),
-        endpoint=session.advertised(connection),
+        metadata=None,
+        endpoint=endpoint,
         memory_used=found.memory_used,
         memory_limit=found.memory_limit,
         connections=found.connections,
-        identity=session.identity,
     )
 
 

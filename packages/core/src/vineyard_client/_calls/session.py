@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 import time
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, Optional, Sequence, Type
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from .._native.objects import NativeObject
     from .._tiers.local import Tiers
 
-__all__ = ["Session", "native_objects"]
+__all__ = ["Session", "described", "native_objects"]
 
 log = logging.getLogger("vineyard_client.client")
 
@@ -220,18 +221,28 @@ class Session:
 
     def info(self, connection: Connection, number: int, meta: ValueMeta, deleted: bool = False) -> ObjectInfo:
         """Return what people are told of an object that is here."""
-        return ObjectInfo(
-            ref=self.reference(connection, number, meta),
-            summary=meta.summary,
-            labels=meta.labels,
-            created=datetime.fromtimestamp(meta.created, timezone.utc),
-            host=meta.host,
-            socket=self.socket,
-            deleted=deleted,
-            origin=meta.origin,
-            replicas=meta.replicas,
-            age=_age(meta),
-        )
+        found = described(self.reference(connection, number, meta), meta, self.socket)
+        return replace(found, deleted=deleted, age=_age(meta))
+
+
+def described(ref: ObjectRef, meta: ValueMeta, where: str) -> ObjectInfo:
+    """Return what people are told of an object, wherever it is.
+
+    Args:
+        ref: to it.
+        meta: what its store says.
+        where: the store's IPC socket, or its endpoint.
+    """
+    return ObjectInfo(
+        ref=ref,
+        summary=meta.summary,
+        labels=meta.labels,
+        created=datetime.fromtimestamp(meta.created, timezone.utc),
+        host=meta.host,
+        socket=where,
+        origin=meta.origin,
+        replicas=meta.replicas,
+    )
 
 
 def _age(meta: ValueMeta) -> Optional[timedelta]:

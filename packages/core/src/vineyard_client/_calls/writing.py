@@ -44,6 +44,7 @@ def put(
     made: List[Making],
     noted: List[Note],
     path: Sequence[str] = (),
+    preview: bytes = b"",
 ) -> Optional[ObjectRef]:
     """Store an envelope and return the reference to it.
 
@@ -57,6 +58,7 @@ def put(
         made: a list for what is made, which the caller undoes if anything fails from here on.
         noted: likewise for what is noted to save it, which ``take_back`` undoes.
         path: what stands before the token in the key of its copy in the tier.
+        preview: what people are shown of it.
 
     Returns:
         None if it is not the same as that other object; nothing is stored then.
@@ -78,7 +80,9 @@ def put(
         number = shared
     else:
         try:
-            number = with_room(session, connection, lambda: objects.write_object(connection, meta, chunks, made))
+            number = with_room(
+                session, connection, lambda: objects.write_object(connection, meta, chunks, made, preview)
+            )
         except StoreFull as full:
             if tiers is None:
                 raise

@@ -7,7 +7,8 @@ format's source of truth), ``ops`` and ``parts`` (the language of six operations
 and where they are found), ``policy`` (which others are allowed), ``table`` (what is declared of known types),
 ``verify`` (the check before anything runs), ``writer`` and ``reader`` (pickle protocol 5 in that language),
 ``adapters`` (known types, which fill the table: a module for each library, loaded when needed), ``summary`` (a line for
-people), ``proof`` (that what was written can be read, and is the same).
+people), ``preview`` (what they are shown of a value, with ``tabular`` and ``cells``), ``proof`` (that what was written
+can be read, and is the same).
 """
 
 from __future__ import annotations

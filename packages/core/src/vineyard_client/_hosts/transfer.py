@@ -25,7 +25,7 @@ from ..ids import format_id, parse_id
 from ..reference import ObjectRef
 from .remote import RemoteConnection
 
-__all__ = ["copy_here", "delete_there", "label_original", "read_from"]
+__all__ = ["copy_here", "delete_there", "label_original", "preview_from", "read_from"]
 
 log = logging.getLogger("vineyard_client.migration")
 
@@ -60,7 +60,7 @@ def copy_here(local: Connection, remote: RemoteConnection, ref: ObjectRef, recor
     original = objects.find_object(remote, number, ref.token)
     here = local.instance.instance_id
     meta = replace(original, instance_id=here, origin=remote.peer, origin_id=ref.id, uptime=uptime())
-    making = Making(local, meta)
+    making = Making(local, meta, _guarded(remote, original))
     try:
         if meta.content is not None:
             making.store_shared()
@@ -111,6 +111,34 @@ def read_from(remote: RemoteConnection, ref: ObjectRef) -> memoryview:
     remote.fetch_into(original.blob, memory)
     objects.find_object(remote, number, ref.token)
     return memory
+
+
+def preview_from(remote: RemoteConnection, number: int, token: str) -> bytes:
+    """Return what people are shown of a value on another host; empty if there is nothing.
+
+    Raises:
+        ObjectNotFound: it is not there, or went meanwhile.
+        ConnectionFailed: the transfer broke or stalled.
+        ProtocolError: what came makes no sense.
+    """
+    meta = objects.find_object(remote, number, token)
+    if isinstance(meta.preview, str) or not meta.preview:
+        return str(meta.preview or "").encode()
+    # A transfer takes the mark of a writer away that is still at work; once the blob is sealed there is none.
+    if meta.blob not in remote.call(GetData([meta.blob])):
+        return b""
+    found = _guarded(remote, meta)
+    objects.find_object(remote, number, token)
+    return found
+
+
+def _guarded(remote: RemoteConnection, meta: ValueMeta) -> bytes:
+    """Return the preview in a guard, of a value that is whole."""
+    if isinstance(meta.preview, str) or not meta.preview:
+        return b""
+    found = bytearray(meta.guard_size)
+    remote.fetch_into(meta.guard, memoryview(found))
+    return bytes(found)
 
 
 def delete_there(remote: RemoteConnection, ref: ObjectRef) -> bool:

@@ -161,11 +161,20 @@ class TcpStream:
         with self._errors(deadline.timeout):
             while missing:
                 self._socket.settimeout(deadline.remaining())
+                self._acknowledge_at_once()
                 keep(box, self._socket.recv, min(missing, _PIPE))
                 if not box[-1]:
                     raise self._gone()
                 missing -= len(box[-1])
         return b"".join(islice(box, before, None))
+
+    def _acknowledge_at_once(self) -> None:
+        """Let the server go on with the blob behind a reply: it waits for the acknowledgement of that, 40 ms else.
+
+        The kernel forgets this again by itself. Where it has no such option, it takes the time that it takes.
+        """
+        with suppress(AttributeError, OSError):
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
     def ask(self, data: Data, nbytes: int, deadline: Deadline, sent: Deque[int], box: Deque[bytes]) -> None:
         """Send a request, then receive the beginning of its answer; see ``Stream.ask``."""

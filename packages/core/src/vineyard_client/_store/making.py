@@ -27,7 +27,7 @@ from .._wire.messages import (
 from ..exceptions import DeadlineExceeded, StoreFull, VineyardError
 from .connection import Connection, Exchange, Pin
 from .conversation import Conversation
-from .meta import GUARD_SIZE, TOMBSTONE, VALUE, ValueMeta
+from .meta import TOMBSTONE, VALUE, ValueMeta
 
 __all__ = ["Chunk", "Drafting", "Making"]
 
@@ -52,12 +52,14 @@ class Making:
     Args:
         connection: where to.
         meta: with neither content nor blobs.
+        preview: what people are shown of the value; empty if there is none.
     """
 
-    def __init__(self, connection: Connection, meta: ValueMeta) -> None:
-        self.meta = meta
+    def __init__(self, connection: Connection, meta: ValueMeta, preview: bytes = b"") -> None:
+        self.meta = replace(meta, preview=len(preview)) if preview else meta
         self.connection = connection
-        self._guard = Exchange(CreateBuffer(GUARD_SIZE), alone=True)
+        self._preview = preview
+        self._guard = Exchange(CreateBuffer(self.meta.guard_size), alone=True)
         self._blob: Optional[Exchange] = None
         self._stored: Optional[Exchange] = None
         self._pin: Optional[Pin] = None
@@ -82,7 +84,7 @@ class Making:
 
     def store_inline(self, content: bytes) -> None:
         """Store an object whose envelope is in its metadata; it is whole then."""
-        self._store(replace(self.meta, content=content).tree())
+        self._store(replace(self.meta, content=content, preview=self._preview.decode()).tree())
 
     def store_shared(self) -> None:
         """Store an object that shares the blob of another one, which is pinned; it is whole then."""
@@ -97,6 +99,8 @@ class Making:
         """
         connection, size = self.connection, self.meta.size
         guard: BufferReply = self._allocated(connection.run(self._guard), size)
+        if self._preview:
+            connection.write_at(guard.payload, 0, self._preview)
         self._blob = Exchange(CreateBuffer(size), Seal(guard.id), alone=True)
         blob: BufferReply = self._allocated(connection.run(self._blob), size)
         connection.store_fd(blob.payload)  # without which nothing can be written

@@ -1,6 +1,6 @@
 """Metadata trees of the objects that this package puts into a store.
 
-A value is one metadata object. A small one is inside of it; any other has a blob, and a guard of one byte::
+A value is one metadata object. A small one is inside of it; any other has a blob, and a guard::
 
     typename     vineyard_client::Value
     token        32 hex digits, drawn for each put; also in the value's envelope and in every reference
@@ -15,7 +15,9 @@ A value is one metadata object. A small one is inside of it; any other has a blo
     labels       a JSON object of strings; as text, because the server takes a dict for a member object
     content      the envelope in base64, if it has at most INLINE_LIMIT bytes; else there are two members:
     blob         the envelope
-    guard        sealed, and in use by the writer's connection until the value is whole
+    guard        sealed, and in use by the writer's connection until the value is whole; it has the preview, or one byte
+    preview      what people are shown of the value, a JSON text: with ``content`` itself, else its bytes in the guard.
+                 Not in what has none
 
 A replica, which is a copy of a value that lives on another host, has two fields more::
 
@@ -36,12 +38,21 @@ from __future__ import annotations
 import json
 from base64 import b64decode, b64encode
 from dataclasses import dataclass, field
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional, Tuple, Union
 
 from ..exceptions import ObjectCorrupted, UnsupportedVersion, VineyardError
 from ..ids import format_id, is_token, parse_id
 
-__all__ = ["GUARD_SIZE", "INLINE_LIMIT", "REPLICA_LABEL", "TOMBSTONE", "VALUE", "ValueMeta", "check_labels"]
+__all__ = [
+    "GUARD_SIZE",
+    "INLINE_LIMIT",
+    "INLINE_PREVIEW",
+    "REPLICA_LABEL",
+    "TOMBSTONE",
+    "VALUE",
+    "ValueMeta",
+    "check_labels",
+]
 
 VALUE = "vineyard_client::Value"
 TOMBSTONE = "vineyard_client::Tombstone"
@@ -57,12 +68,17 @@ GUARD_SIZE = 1
 # metadata takes one to put and one to get; but a listing of the store carries all of them.
 INLINE_LIMIT = 1024
 
+# Bytes of a preview in the metadata, which each listing carries, too.
+INLINE_PREVIEW = 400
+
 # These are security limits: what a peer, or whoever writes to the store, can have every later listing of it carry.
 # Names of types and hosts are short, a summary has a few hundred characters; Airflow's own limits for what is in the
 # labels of an XCom (four texts of 250 to 512 characters) fit several times.
 MAX_TYPE = 1024
 MAX_SUMMARY = 4096
 MAX_HOST = 1024
+# A later release may make larger previews than this one, but nobody shows megabytes.
+MAX_PREVIEW = 64 * 1024
 MAX_LABELS = 64
 MAX_LABELS_SIZE = 16 * 1024
 MAX_SERVER_LABELS_SIZE = 1024 * 1024
@@ -99,6 +115,12 @@ class ValueMeta:
     origin_id: Optional[str] = None
     replicas: Tuple[str, ...] = ()
     uptime: Optional[float] = None
+    preview: Union[int, str] = 0
+
+    @property
+    def guard_size(self) -> int:
+        """Bytes of the guard, which has the preview."""
+        return max(GUARD_SIZE, self.preview) if isinstance(self.preview, int) else GUARD_SIZE
 
     def tree(self, typename: str = VALUE) -> Tree:
         """Return the tree to store, of one typename or the other."""
@@ -120,9 +142,11 @@ class ValueMeta:
             tree = {**tree, "uptime": self.uptime}
         if self.origin is not None:
             tree = {**tree, "origin": self.origin, "origin_id": self.origin_id}
+        if self.preview:
+            tree = {**tree, "preview": self.preview}
         if self.content is not None:
             return {**tree, "content": b64encode(self.content).decode()}
-        members = {"blob": (self.blob, self.size), "guard": (self.guard, GUARD_SIZE)}
+        members = {"blob": (self.blob, self.size), "guard": (self.guard, self.guard_size)}
         return {**tree, **{name: _blob_member(*blob, self.instance_id) for name, blob in members.items()}}
 
     @classmethod
@@ -161,6 +185,7 @@ class ValueMeta:
                 origin_id=tree.get("origin_id"),
                 replicas=_replicas(tree),
                 uptime=None if tree.get("uptime") is None else float(tree["uptime"]),
+                preview=_preview(tree),
                 **_place(tree),
             )
             texts = [meta.type, meta.summary, meta.host, *labels, *labels.values()]
@@ -203,6 +228,17 @@ def _bounded(text: Any, most: int) -> Any:
     if isinstance(text, str) and len(text) > most:
         raise ValueError(f"a text has {len(text)} characters where {most} are enough")
     return text
+
+
+def _preview(tree: Mapping[str, Any]) -> Union[int, str]:
+    """Return the preview, or how many bytes of the guard are one."""
+    found = tree.get("preview", 0)
+    if not isinstance(found, str if "content" in tree and found else int) or isinstance(found, bool):
+        raise TypeError("its preview has the wrong kind")
+    if isinstance(found, int) and not 0 <= found <= MAX_PREVIEW:
+        raise ValueError(f"its preview has {found} bytes where {MAX_PREVIEW} are enough")
+    shown: Union[int, str] = _bounded(found, MAX_PREVIEW)
+    return shown
 
 
 def _place(tree: Mapping[str, Any]) -> Dict[str, Any]:

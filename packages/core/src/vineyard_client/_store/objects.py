@@ -46,6 +46,7 @@ __all__ = [
     "open_object",
     "orphaned",
     "place_of",
+    "read_preview",
     "share_object",
     "unread_tombstones",
     "write_object",
@@ -67,7 +68,11 @@ _GONE_HINT = "It was deleted, or the server restarted since it was put: run agai
 
 
 def write_object(
-    connection: Connection, meta: ValueMeta, chunks: Sequence[Chunk], made: Optional[List[Making]] = None
+    connection: Connection,
+    meta: ValueMeta,
+    chunks: Sequence[Chunk],
+    made: Optional[List[Making]] = None,
+    preview: bytes = b"",
 ) -> int:
     """Store an envelope and return the object's id.
 
@@ -76,11 +81,12 @@ def write_object(
         meta: with neither content nor blobs; ``meta.size`` is the size of the envelope.
         chunks: the envelope.
         made: a list for what is made, so that the caller can undo it also when this has returned.
+        preview: what people are shown of the value, if anything; ``INLINE_PREVIEW`` says of which size for a small one.
 
     Raises:
         StoreFull: there is no room; nothing is left.
     """
-    making = Making(connection, meta)
+    making = Making(connection, meta, preview)
     if made is not None:
         made.append(making)
     try:
@@ -158,6 +164,26 @@ def open_object(connection: Connection, number: int, token: str) -> memoryview:
         pin.release()
 
 
+def read_preview(connection: Connection, number: int, token: str) -> bytes:
+    """Return what people are shown of a value; empty if there is nothing.
+
+    Raises:
+        ObjectNotFound: there is no such object.
+        ObjectCorrupted: its metadata make no sense.
+    """
+    meta = find_object(connection, number, token)
+    if isinstance(meta.preview, str) or not meta.preview:
+        return str(meta.preview or "").encode()
+    pin = connection.pin(meta.guard)
+    try:
+        payload = _look_again(pin, connection, number, token)
+        if payload.size != meta.guard_size:
+            raise ObjectCorrupted(f"The preview of {format_id(number)} has {payload.size} bytes, not {meta.preview}.")
+        return bytes(connection.read(payload))
+    finally:
+        pin.release()
+
+
 def place_of(connection: Connection, number: int, token: str) -> Optional[Payload]:
     """Return the place of an object's blob; None if the envelope is in the metadata.
 
@@ -203,7 +229,7 @@ def share_object(
     if other.content is not None or other.origin is not None or other.size != meta.size:
         return None
     pin = connection.pin(other.blob)
-    making = Making(connection, replace(meta, blob=other.blob, guard=other.guard))
+    making = Making(connection, replace(meta, blob=other.blob, guard=other.guard, preview=other.preview))
     if made is not None:
         made.append(making)
     try:
