@@ -24,6 +24,7 @@ from vineyard_testing.injector import Boom, Injector, points_of, raise_boom, sam
 from vineyard_testing.processes import fork, wait
 
 import vineyard_client as vc
+from vineyard_client._io import copying
 
 pytestmark = pytest.mark.integration
 
@@ -35,6 +36,7 @@ PART = 10
 # So many are looked at together.
 TOGETHER = 10
 
+WIDE = memoryview(bytes([4]) * 1_500_000)
 LARGE = memoryview(bytes([5]) * 300_000)
 MIDDLE = memoryview(bytes([6]) * 5_000)
 VIEW = memoryview(bytes([7]) * 200_000)
@@ -49,7 +51,7 @@ def create(client: vc.Client, ref: vc.ObjectRef) -> object:
 Action = Callable[[vc.Client], object]
 
 CALLS: Dict[str, Callable[[vc.Client, vc.ObjectRef], object]] = {
-    "put": lambda client, ref: client.put(LARGE),
+    "put": lambda client, ref: client.put(WIDE),
     "put-middle": lambda client, ref: client.put(MIDDLE, persist=True),
     "put-shown": lambda client, ref: client.put(LARGE, preview="head"),
     "put-same": lambda client, ref: client.put(LARGE, same_as=ref),
@@ -184,6 +186,14 @@ def unraisable(monkeypatch: pytest.MonkeyPatch) -> Iterator[List[str]]:
     seen: List[str] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda found: seen.append(f"{found.exc_value!r} in {found.object!r}"))
     yield seen
+
+
+@pytest.fixture(autouse=True)
+def threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have what is as large as ``WIDE`` copied by two threads, however many processors there are."""
+    monkeypatch.setattr(copying, "LEAST", 1 << 20)
+    monkeypatch.setattr(copying, "_LEAST_PIECE", 1 << 18)
+    monkeypatch.setattr(copying, "_threads", lambda: 2)
 
 
 @pytest.fixture

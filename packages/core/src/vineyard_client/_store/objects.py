@@ -94,7 +94,7 @@ def write_object(
             making.store_inline(b"".join(chunks))
         else:
             making.start()
-            connection.write(making.payload, chunks)
+            making.write(chunks)
             making.finish()
         return making.number
     except BaseException:
