@@ -1,8 +1,9 @@
 """Whatever happens at whatever moment of a call, it is as if the call had been made, or had not.
 
 At each point of put, get, delete, create and collect at which a signal handler may run, one of these happens: it
-raises; the process forks; the connection breaks; there is no file descriptor left. By default a tenth of the points
-is tried, another one each day; ``VINEYARD_EVERY_MOMENT=1`` tries all of them (``nox -s load`` does).
+raises; the process forks; the connection breaks; there is no file descriptor left. The same goes for calls that fail
+anyhow: what they undo is struck as well. By default a tenth of the points is tried, another one each day, and fewer of
+calls that fail; ``VINEYARD_EVERY_MOMENT=1`` tries all of them (``nox -s load`` does).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import socket
 import sys
 import threading
 import time
+from dataclasses import replace
 from functools import partial
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Type
 
@@ -31,8 +33,9 @@ pytestmark = pytest.mark.integration
 EVERY = bool(os.environ.get("VINEYARD_EVERY_MOMENT"))
 SEED = int(os.environ.get("VINEYARD_SEED", time.time() // 86_400))
 
-# By default one point in so many is tried.
+# By default one point in so many is tried, and of calls that fail.
 PART = 10
+PART_OF_FAILING = 150
 # So many are looked at together.
 TOGETHER = 10
 
@@ -40,6 +43,14 @@ WIDE = memoryview(bytes([4]) * 1_500_000)
 LARGE = memoryview(bytes([5]) * 300_000)
 MIDDLE = memoryview(bytes([6]) * 5_000)
 VIEW = memoryview(bytes([7]) * 200_000)
+GIANT = memoryview(bytes(65 << 20))  # more than the store
+
+
+class Own:
+    """A class that no reader accepts, unless it is told to."""
+
+
+OWN = f"{__name__}.Own"
 
 
 def create(client: vc.Client, ref: vc.ObjectRef) -> object:
@@ -48,9 +59,39 @@ def create(client: vc.Client, ref: vc.ObjectRef) -> object:
     return draft.ref
 
 
-Action = Callable[[vc.Client], object]
+class Ended(Exception):
+    """What ends a block."""
 
-CALLS: Dict[str, Callable[[vc.Client, vc.ObjectRef], object]] = {
+
+def end_block(client: vc.Client, ref: vc.ObjectRef) -> None:
+    with client.create(100_000) as draft:
+        draft.value[:3] = b"abc"
+        raise Ended
+
+
+def fill(client: vc.Client, size: int) -> None:
+    with client.create(size):
+        pass
+
+
+Action = Callable[[vc.Client], object]
+Call = Callable[[vc.Client, vc.ObjectRef], object]
+
+
+def failing(kind: Type[Exception], call: Call) -> Call:
+    """Return a call that must end with an error, and then is over."""
+
+    def attempt(client: vc.Client, ref: vc.ObjectRef) -> None:
+        try:
+            call(client, ref)
+        except kind:
+            return
+        raise AssertionError("it did not fail")
+
+    return attempt
+
+
+CALLS: Dict[str, Call] = {
     "put": lambda client, ref: client.put(WIDE),
     "put-middle": lambda client, ref: client.put(MIDDLE, persist=True),
     "put-shown": lambda client, ref: client.put(LARGE, preview="head"),
@@ -61,6 +102,38 @@ CALLS: Dict[str, Callable[[vc.Client, vc.ObjectRef], object]] = {
     "create": create,
     "collect": lambda client, ref: client.collect(),
 }
+
+FAILING: Dict[str, Call] = {
+    "put-too-large": failing(vc.StoreFull, lambda client, ref: client.put(GIANT)),
+    "put-refused": failing(vc.UnsafeType, lambda client, ref: client.put([LARGE, Own()])),
+    "put-native-refused": failing(vc.UnsafeType, lambda client, ref: client.put((bytes(LARGE), Own()), native=True)),
+    "create-too-large": failing(vc.StoreFull, lambda client, ref: fill(client, GIANT.nbytes)),
+    "create-ended": failing(Ended, end_block),
+    "get-gone": failing(vc.ObjectNotFound, lambda client, ref: client.get(replace(ref, token="0" * 32))),
+    "get-refused": failing(vc.UnsafeType, lambda client, ref: client.get(ref)),
+    "get-out-of-reach": failing(
+        vc.MigrationFailed, lambda client, ref: client.get(replace(ref, token="0" * 32, endpoint="127.0.0.1:1"))
+    ),
+    "delete-out-of-reach": failing(
+        vc.MigrationFailed, lambda client, ref: client.delete(replace(ref, token="0" * 32, endpoint="127.0.0.1:1"))
+    ),
+}
+
+
+def call_of(name: str) -> Call:
+    return CALLS[name] if name in CALLS else FAILING[name]
+
+
+def prepare(name: str, client: vc.Client) -> vc.ObjectRef:
+    """Put what the call is about."""
+    if name == "get-refused":
+        return client.put([LARGE, Own()], allowed_classes=[OWN])
+    return client.put(LARGE)
+
+
+def also_failing() -> List[Any]:
+    """Return the names of all calls; those that fail are for ``nox -s load``."""
+    return [*CALLS, *(pytest.param(name, marks=pytest.mark.long) for name in FAILING)]
 
 
 class Stage:
@@ -120,13 +193,13 @@ class Stage:
         *allowed: Type[BaseException],
     ) -> List[str]:
         """Make one call with something happening at one point of it, and return what came out that should not."""
-        ref = client.put(LARGE)
+        ref = prepare(name, client)
         result: object = None
         error: Optional[BaseException] = None
         injector = Injector(number, partial(action, client))
         try:
             with injector:
-                result = CALLS[name](client, ref)
+                result = call_of(name)(client, ref)
         except BaseException as raised:  # noqa: BLE001
             error = raised
         self.other.delete(ref)
@@ -215,12 +288,13 @@ def everywhere(
     """Let something happen at the points of a call, or at one in ``PART`` of them."""
     with vc.connect(stage.socket) as client:  # once without, so that everything is imported
         for _ in range(2):
-            ref = client.put(LARGE)
-            points = points_of(lambda: CALLS[name](client, ref))  # noqa: B023
+            ref = prepare(name, client)
+            points = points_of(lambda: call_of(name)(client, ref))  # noqa: B023
     stage.clean()
     gc.collect()
     gc.freeze()  # what there is already need not be looked at each time
-    tried = sample(points, SEED, 1 if EVERY else PART)
+    part = PART if name in CALLS else min(PART_OF_FAILING, points)
+    tried = sample(points, SEED, 1 if EVERY else part)
     problems: List[str] = []
     for first in range(0, len(tried), TOGETHER):
         problems += stage.play(name, tried[first : first + TOGETHER], action, *allowed)
@@ -230,13 +304,13 @@ def everywhere(
     assert tried
 
 
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("name", [*CALLS, *FAILING])
 def test_an_exception_at_every_moment(stage: Stage, unraisable: List[str], name: str) -> None:
     """It comes out unchanged; nothing stays locked, allocated, open or unsaid, and what others read is intact."""
     everywhere(stage, unraisable, name, lambda client: raise_boom(), Boom)
 
 
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("name", also_failing())
 def test_a_broken_connection_at_every_moment(stage: Stage, unraisable: List[str], name: str) -> None:
     """The call fails or does not; all else is as it was."""
 
@@ -250,7 +324,7 @@ def test_a_broken_connection_at_every_moment(stage: Stage, unraisable: List[str]
     everywhere(stage, unraisable, name, cut, vc.ConnectionFailed)
 
 
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("name", also_failing())
 def test_a_fork_at_every_moment(stage: Stage, unraisable: List[str], name: str) -> None:
     """The parent's call goes on; the child can use the client, or end at once, and takes nothing away."""
     failed: List[int] = []
@@ -270,7 +344,7 @@ def test_a_fork_at_every_moment(stage: Stage, unraisable: List[str], name: str) 
     assert not failed
 
 
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("name", also_failing())
 def test_no_descriptor_left_at_every_moment(stage: Stage, unraisable: List[str], name: str) -> None:
     """The call fails or does not; when there are descriptors again, all is as it was."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -280,7 +354,8 @@ def test_no_descriptor_left_at_every_moment(stage: Stage, unraisable: List[str],
         os.close(lowest)
         resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, before[1]))
 
-    call = CALLS[name]
+    calls = CALLS if name in CALLS else FAILING
+    call = calls[name]
 
     def limited(client: vc.Client, ref: vc.ObjectRef) -> object:
         try:
@@ -288,9 +363,9 @@ def test_no_descriptor_left_at_every_moment(stage: Stage, unraisable: List[str],
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
-    CALLS[name] = limited
+    calls[name] = limited
     try:
         everywhere(stage, unraisable, name, exhaust, vc.VineyardError)
     finally:
-        CALLS[name] = call
+        calls[name] = call
         resource.setrlimit(resource.RLIMIT_NOFILE, before)

@@ -4,6 +4,10 @@ A signal handler is Python code that runs between two instructions of the main t
 Airflow's ``execution_timeout`` and its handler for SIGTERM. CPython looks for signals when it enters a function, when
 it jumps back in a loop and after a call; in 3.8 and 3.9 after most instructions. A ``sys.settrace`` function that
 watches instructions can count these points, and act at one of them: raise, fork, break the connection.
+
+A call that raises is no such point from 3.10 on: CPython goes to the handler and enters it before it looks. What is
+raised between the two would make the frame restore a wrong exception as the one that is handled in this thread, which
+then lives on with all frames of its traceback, and with what they hold.
 """
 
 from __future__ import annotations
@@ -34,6 +38,8 @@ _NEVER_BEFORE: Set[int] = {
     for name in ("SETUP_FINALLY", "SETUP_WITH", "BEFORE_ASYNC_WITH", "YIELD_FROM")
     if name in opcode.opmap and sys.version_info < (3, 10)
 }
+# Stands for the instruction that raised.
+_RAISED = -1
 
 
 class Boom(BaseException):
@@ -88,6 +94,8 @@ class Injector:
                     self.where = f"{path}:{frame.f_lineno} {frame.f_code.co_name}"
                     sys.settrace(None)
                     self._action()
+        elif event == "exception" and sys.version_info >= (3, 10):
+            self._before[id(frame)] = _RAISED
         elif event == "return":
             self._before.pop(id(frame), None)
         return self._step

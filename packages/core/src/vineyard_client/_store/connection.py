@@ -15,6 +15,7 @@ import logging
 import os
 from collections import deque
 from contextlib import contextmanager
+from copy import copy
 from typing import Any, Callable, Deque, Iterable, Iterator, List, Optional, Sequence, Tuple, TypeVar, Union
 
 from .._io.copying import Copying
@@ -433,7 +434,7 @@ class Connection:
             return conversation.fds[payload.store_fd].fd
         except (KeyError, ValueError):
             if conversation.no_memory is not None:
-                raise conversation.no_memory.with_traceback(None) from None
+                raise copy(conversation.no_memory) from None
             conversation.retire()
             raise ProtocolError(
                 f"{self.peer} placed a blob in memory {payload.store_fd}, whose file descriptor it never sent.",

@@ -26,9 +26,10 @@ from __future__ import annotations
 import logging
 import weakref
 from collections import deque
+from copy import copy
 from functools import partial
 from itertools import chain, compress, cycle, islice, repeat
-from typing import Any, Deque, Dict, Iterator, List, Optional, Set, Union
+from typing import Any, Deque, Dict, Iterator, List, Optional, Set, TypeVar, Union
 
 from .._forks import everywhere, generation, in_child, in_parent
 from .._io.deadline import Deadline
@@ -61,6 +62,8 @@ _UNREAD = 64
 
 # Seconds that a call which an exception ended still gives the replies to what it has asked for.
 _GRACE = 1.0
+
+Error = TypeVar("Error", bound=VineyardError)
 
 # No WeakSet: other threads may connect while one that forks walks through it.
 _conversations: Set[weakref.ref[Conversation]] = set()
@@ -106,11 +109,11 @@ class Exchange:
         """Return the outcomes.
 
         Raises:
-            VineyardError: the first refusal.
+            VineyardError: the first refusal; a copy, see ``_alone``.
         """
         for outcome in self.outcomes:
             if isinstance(outcome, VineyardError):
-                raise outcome
+                raise copy(outcome)
         return self.outcomes
 
 
@@ -317,7 +320,7 @@ class Conversation:
         except ProtocolError:
             raise
         except VineyardError as refusal:
-            outcome = refusal
+            outcome = _alone(refusal)
         if len(exchange.outcomes) == number:
             exchange.outcomes.append(outcome)  # before anything else can fail
         for index, store_fd in enumerate(announced):
@@ -351,7 +354,7 @@ class Conversation:
                 fd = self.stream.receive_fd(deadline, fd)
             except NoDescriptorLeft as error:
                 # In step, and with all ids known; but the server will not send it again.
-                self.no_memory = error
+                self.no_memory = _alone(error)
         if not fd.open:
             return
         stale = self.fds.get(number)
@@ -526,6 +529,15 @@ class Conversation:
         self._permits.clear()
         if not self.held:
             self._closers.run()
+
+
+def _alone(error: Error) -> Error:
+    """Return an error without the frames that it came through, and without the one that was handled meanwhile.
+
+    It is kept for long, and all callers with all that they hold would be kept with it.
+    """
+    error.__context__ = None
+    return error.with_traceback(None)
 
 
 # Bytes of a frame that say how long it is.

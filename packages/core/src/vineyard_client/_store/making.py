@@ -168,8 +168,17 @@ class Making:
         if not connection.usable:
             freeing = self._sure(renewed, freeing)
         exchange = Exchange(*freeing, lasting=True)
-        self._freeing = exchange, renewed.conversation
-        for request, outcome in zip(freeing, renewed.run(exchange).outcomes):
+        # Sealing marks the blob as in use. If the view that had the mark is gone already, this lets go of it.
+        sealed = renewed.pin(self.meta.blob) if self._before else None
+        try:
+            if sealed is not None:
+                sealed.hold()
+            self._freeing = exchange, renewed.conversation
+            outcomes = renewed.run(exchange).outcomes
+        finally:
+            if sealed is not None:
+                sealed.release()
+        for request, outcome in zip(freeing, outcomes):
             # What was interrupted while it was finished may be sealed already.
             if isinstance(outcome, VineyardError) and not isinstance(request, Seal):
                 log.warning("%s: a part of an unfinished object stays: %s", connection.peer, outcome)
@@ -299,13 +308,13 @@ class Drafting:
     def undo(self) -> None:
         """Free the object, also a finished one; before that, make the view private. Idempotent."""
         self._make_private()
-        self._ended = True
         before: List[Request[Any]] = []
         if self._viewed:
             # Sealed, so that its memory is kept for as long as the view pins it, but only when nobody can find it.
             blob, tombstone = self._making.payload.blob, self._making.meta.tree(TOMBSTONE)
             before = [CreateData(tombstone), DeleteData([self.number]), Seal(blob)]
         self._making.undo(before)
+        self._ended = True  # not before the client owes it
         self._making.let_go()
 
     def _make_private(self) -> None:
