@@ -43,7 +43,7 @@ WIDE = memoryview(bytes([4]) * 1_500_000)
 LARGE = memoryview(bytes([5]) * 300_000)
 MIDDLE = memoryview(bytes([6]) * 5_000)
 VIEW = memoryview(bytes([7]) * 200_000)
-GIANT = memoryview(bytes(65 << 20))  # more than the store
+GIANT = memoryview(bytes(33 << 20))  # more than the store
 
 
 class Own:
@@ -271,7 +271,7 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def stage() -> Iterator[Stage]:
-    with vc.EmbeddedServer(size="64Mi") as server:
+    with vc.EmbeddedServer(size="32Mi") as server:
         made = Stage(server.socket)
         yield made
         made.other.close()

@@ -222,8 +222,14 @@ class Conversation:
             self.release_dropped()
 
     def has(self, exchange: Exchange) -> bool:
-        """Tell whether an exchange is on its way, or a lasting one will be; an exception may have come before that."""
-        return exchange.begun or exchange in list(self._open)
+        """Tell whether an exchange is on its way, or a lasting one will be; an exception may have come before that.
+
+        What a broken connection did not take will not be: it is for another one to do, and is not tried here again.
+        """
+        if exchange.begun or not self.usable:
+            exchange.lasting = exchange.lasting and exchange.begun
+            return exchange.begun
+        return exchange in list(self._open)
 
     def recover(self) -> None:
         """After an exception from outside: finish what it interrupted, if that is a matter of moments."""
