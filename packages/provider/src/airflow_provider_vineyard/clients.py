@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["close_clients", "get_client", "get_client_if_running", "require_core", "tier_options"]
 
-_Key = Tuple[Settings, str, str, str, bool]
+_Key = Tuple[Settings, str, str, str, bool, Optional[float]]
 _clients: Dict[_Key, Client] = {}
 
 
@@ -45,6 +45,7 @@ def get_client(
     username: str = "",
     password: str = "",
     start: bool = True,
+    timeout: Optional[float] = None,
 ) -> Client:
     """Return the client for a server, connected; it is shared, so do not close it.
 
@@ -55,6 +56,7 @@ def get_client(
         password: likewise.
         start: whether to start the embedded server where the settings allow it. A caller that has no use for an empty
             server passes False.
+        timeout: seconds that each of its calls may take; None is core's default.
 
     Raises:
         ConnectionFailed: nobody listens there.
@@ -68,7 +70,7 @@ def get_client(
 
     path = socket or settings.ipc_socket
     start = start and settings.autostart and settings.embedded and path == settings.ipc_socket
-    key = (settings, path, username, password, start)
+    key = (settings, path, username, password, start, timeout)
     client = _clients.get(key)
     if client is None:
         try:
@@ -84,6 +86,7 @@ def get_client(
                 size=settings.size,
                 reserve_memory=settings.reserve_memory,
                 tier=tier_options(settings, path),
+                **({} if timeout is None else {"timeout": timeout}),
             )
         except TierRefused as error:
             raise version_compat.config_exception()(f"[vineyard] tier cannot be used: {error}") from error

@@ -189,6 +189,13 @@ _OPTIONS: Dict[str, Dict[str, Any]] = {
         "",
         "worker-1",
     ),
+    "ui": _option(
+        "Whether Airflow's web interface has the page of the stores and their values, the tabs of task instances and "
+        "runs, and the link to them: Airflow 2.8 and later. It is read where the web interface runs.",
+        "boolean",
+        "True",
+        "False",
+    ),
     "other_interpreters": _option(
         "Whether tasks in other interpreters (`@task.external_python`, `@task.virtualenv`, `@task.docker`) receive and "
         "return large values as references, where vineyard-client is installed there. False: all are pickled to files, "

@@ -32,6 +32,7 @@ __all__ = [
     "get_other_interpreters",
     "get_placement",
     "get_settings",
+    "get_ui",
     "is_folder",
     "preload_modules",
     "wrong_options",
@@ -249,6 +250,15 @@ def get_other_interpreters() -> bool:
         AirflowConfigException: the option is neither true nor false.
     """
     return _boolean("other_interpreters")
+
+
+def get_ui() -> bool:
+    """Return whether the web interface shows stores and values, read by itself: a web server stores none.
+
+    Raises:
+        AirflowConfigException: the option is neither true nor false.
+    """
+    return _boolean("ui")
 
 
 def preload_modules() -> Tuple[str, ...]:
@@ -526,6 +536,7 @@ _READERS: Dict[str, Callable[[str], Any]] = {
 # What is read by itself, and by ``wrong_options``.
 _OTHER_READERS: Dict[str, Callable[[str], Any]] = {
     "other_interpreters": _boolean,
+    "ui": _boolean,
     "placement": _boolean,
     "placement_min_size": _amount,
     "placement_bandwidth": _rate,

@@ -25,8 +25,10 @@ __all__ = [
     "dag_models",
     "is_airflow_3",
     "log_model",
+    "operator_link",
     "secrets_masker",
     "serialized_dag_model",
+    "server_conf",
     "task_instance_model",
     "variable_model",
     "xcom_class",
@@ -65,6 +67,16 @@ def base_hook() -> Any:
 def conf() -> Any:
     """Return Airflow's configuration; ask it with ``fallback=``, Airflow before 2.7 does not know our defaults."""
     return import_module("airflow.sdk.configuration" if airflow_version() >= (3, 2) else "airflow.configuration").conf
+
+
+def server_conf() -> Any:
+    """Return the configuration of a process that serves the web interface, with the options that only servers have."""
+    return import_module("airflow.configuration").conf
+
+
+def operator_link() -> Any:
+    """Return the class that a link on task instances extends."""
+    return import_module("airflow.sdk" if is_airflow_3() else "airflow.models").BaseOperatorLink
 
 
 def config_exception() -> Type[Exception]:
