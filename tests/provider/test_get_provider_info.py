@@ -32,6 +32,7 @@ OPTIONS = {
     "preload",
     "deployment",
     "host",
+    "ui",
     "other_interpreters",
     "placement",
     "placement_min_size",

@@ -32,7 +32,14 @@ def test_what_core_makes_passes() -> None:
         ],
     }
     for whole in (
-        {"kind": "array", "shape": [2, 2], "dtype": "int64", "head": [[1, 2], [3, 4]], "stats": {"min": 1}, "hist": [4]},
+        {
+            "kind": "array",
+            "shape": [2, 2],
+            "dtype": "int64",
+            "head": [[1, 2], [3, 4]],
+            "stats": {"min": 1},
+            "hist": [4],
+        },
         {"kind": "array", "shape": [], "dtype": "float64", "head": 1.5},
         {"kind": "text", "length": 5, "head": "hello"},
         {"kind": "bytes", "length": 2, "head": "00ff"},
