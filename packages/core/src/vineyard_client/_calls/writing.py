@@ -18,6 +18,7 @@ from . import housekeeping
 from .session import Session, native_objects
 
 if TYPE_CHECKING:
+    from .._native.writing import Writing
     from .._tiers.notes import Note
 
 __all__ = ["persist", "put", "put_native", "save", "take_back", "with_room"]
@@ -135,10 +136,16 @@ def put_native(session: Session, value: object, labels: Mapping[str, str], persi
     """
     draft = native_objects().draft(value)
     connection = session.connection()
-    written = with_room(session, connection, lambda: native_objects().write(connection, draft, labels))
-    persist(connection, written.number, persistent)
-    log.debug("put %s: %s", format_id(written.number), written.typename)
-    return written.info(session.socket, session.advertised(connection)).ref
+    made: List[Writing] = []
+    try:
+        written = with_room(session, connection, lambda: native_objects().write(connection, draft, labels, made))
+        persist(connection, written.number, persistent)
+        log.debug("put %s: %s", format_id(written.number), written.typename)
+        return written.info(session.socket, session.advertised(connection)).ref
+    except BaseException:  # nobody learns of it
+        for writing in made:
+            writing.undo()
+        raise
 
 
 def persist(connection: Connection, number: int, wanted: bool) -> None:

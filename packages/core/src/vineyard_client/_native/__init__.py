@@ -1,4 +1,4 @@
-"""vineyard's own typed objects to values and back: pure, no I/O, nothing run; only ``objects`` touches the store.
+"""vineyard's own typed objects to values and back: pure, nothing run; ``objects`` and ``writing`` touch the store.
 
 Reading takes a metadata tree and copies of its blobs; writing gives a ``Draft``, which says what is to be stored. The
 forms are those that vineyard's C++ library and its official Python package write and read (v6d: ``modules/basic/ds``,

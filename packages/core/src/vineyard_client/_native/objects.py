@@ -13,9 +13,9 @@ elsewhere leave all four as they are.
 once: no pin keeps it. So a native object is **copied** when it is read, and looked up again after the last byte: if it
 is still there then, the bytes were its own. What was read is the caller's to change and never changes by itself.
 
-*Writing* is not atomic: blobs first, then their objects, members before what they are members of. A failure on the way
-is cleaned up. What a process leaves that is killed meanwhile has no name, and only a restart of the server frees it;
-that is so for every writer of native objects.
+*Writing* (``writing``) is not atomic: blobs first, then their objects, members before what they are members of. What
+ends it on the way, a failure or an exception from outside, leaves nothing. What a process leaves that is killed
+meanwhile has no name, and only a restart of the server frees it; that is so for every writer of native objects.
 
 *Trust.* Nothing that an object names is run, except that a pickle in it is loaded if the caller allowed
 ``pickle.loads``.
@@ -32,25 +32,14 @@ from datetime import datetime, timezone
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from .._store.connection import Connection
-from .._wire.messages import (
-    CreateBuffer,
-    CreateData,
-    DeleteData,
-    DropBuffer,
-    GetBuffers,
-    GetData,
-    InstanceStatus,
-    Label,
-    Release,
-    Request,
-    Seal,
-)
+from .._wire.messages import DeleteData, GetBuffers, GetData, Label
 from .._wire.status import CODE_NOT_SEALED
-from ..exceptions import InvalidReference, ObjectCorrupted, ObjectNotFound, ServerError, StoreFull, VineyardError
-from ..ids import BLOB_BIT, format_id, is_blob
+from ..exceptions import InvalidReference, ObjectCorrupted, ObjectNotFound, ServerError
+from ..ids import format_id, is_blob
 from ..reference import ObjectInfo, ObjectRef
 from . import values
-from .forms import BLOB, Draft, blob_ids
+from .forms import Draft, blob_ids
+from .writing import Writing
 
 __all__ = ["PICKLES", "NativeObject"]
 
@@ -171,26 +160,35 @@ class NativeObject:
         return values.draft(value)
 
     @staticmethod
-    def write(connection: Connection, draft: Draft, labels: Mapping[str, str]) -> NativeObject:
+    def write(
+        connection: Connection, draft: Draft, labels: Mapping[str, str], made: Optional[List[Writing]] = None
+    ) -> NativeObject:
         """Store an object and its parts.
+
+        Args:
+            connection: where to.
+            draft: what ``draft`` returned.
+            labels: of the object.
+            made: a list for what is made, so that the caller can undo it also when this has returned.
 
         Raises:
             StoreFull: there is no room; nothing is left.
         """
-        writer = _Writer(connection)
+        writing = Writing(connection)
+        if made is not None:
+            made.append(writing)
         try:
-            number = writer.store(draft)
+            number = writing.store(draft)
             if labels:
                 connection.call(Label(number, labels))
             found = NativeObject.find(connection, number, None)
             if found is None:
                 raise ObjectNotFound(f"{format_id(number)} was deleted while it was written.", "Put it again.")
+            writing.release()
             return found
         except BaseException:
-            writer.undo()
+            writing.undo()
             raise
-        finally:
-            writer.release()
 
 
 def _token(number: int, tree: Mapping[str, Any]) -> str:
@@ -225,98 +223,3 @@ def _copy(connection: Connection, blobs: List[int]) -> Dict[int, bytearray]:
     finally:
         for pin in pins:
             pin.release()
-
-
-class _Writer:
-    """Writes one draft and remembers what there is to undo."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._blobs: List[int] = []
-        self._objects: List[int] = []
-
-    def store(self, draft: Draft) -> int:
-        """Store all parts and return the id of the whole."""
-        parts = list(draft.parts())
-        buffers = [part for one in parts for part in one.members.values() if isinstance(part, memoryview)]
-        blobs = dict(zip(map(id, buffers), self._store_blobs(buffers)))
-        height: Dict[int, int] = {}
-        for part in parts:
-            below = [height[id(member)] for member in part.members.values() if isinstance(member, Draft)]
-            height[id(part)] = 1 + max(below, default=-1)
-        trees: Dict[int, Dict[str, Any]] = {}
-        for level in range(height[id(draft)] + 1):
-            ready = [part for part in parts if height[id(part)] == level]
-            requests = [CreateData(self._tree(part, blobs, trees)) for part in ready]
-            outcomes = self._connection.outcomes(*requests)
-            self._objects += [outcome for outcome in outcomes if isinstance(outcome, int)]
-            _raise_first(outcomes)
-            trees.update((id(part), self._member(n, part.typename, part.nbytes)) for part, n in zip(ready, outcomes))
-        return self._objects[-1]
-
-    def _store_blobs(self, buffers: Sequence[memoryview]) -> List[Dict[str, Any]]:
-        filled = [buffer for buffer in buffers if buffer.nbytes]
-        outcomes = self._connection.outcomes(*[CreateBuffer(buffer.nbytes) for buffer in filled])
-        created = [outcome for outcome in outcomes if not isinstance(outcome, VineyardError)]
-        self._blobs = [blob.id for blob in created]
-        self._raise_full(outcomes, sum(buffer.nbytes for buffer in filled))
-        for buffer, blob in zip(filled, created):
-            self._connection.write(blob.payload, [buffer])
-        self._connection.call_all(*[Seal(blob.id) for blob in created])
-        numbers = iter(self._blobs)
-        return [self._blob(next(numbers) if buffer.nbytes else BLOB_BIT, buffer.nbytes) for buffer in buffers]
-
-    def _raise_full(self, outcomes: Sequence[Any], nbytes: int) -> None:
-        try:
-            _raise_first(outcomes)
-        except StoreFull as error:
-            status = self._connection.call(InstanceStatus())
-            raise StoreFull(
-                f"The store at {self._connection.peer} has no room for {nbytes} bytes: "
-                f"{status.memory_used} of {status.memory_limit} are in use.",
-                error.hint,
-                requested=nbytes,
-                used=status.memory_used,
-                limit=status.memory_limit,
-            ) from error
-
-    def _tree(
-        self, part: Draft, blobs: Mapping[int, Mapping[str, Any]], trees: Mapping[int, Mapping[str, Any]]
-    ) -> Dict[str, Any]:
-        members = {
-            name: blobs[id(member)] if isinstance(member, memoryview) else trees[id(member)]
-            for name, member in part.members.items()
-        }
-        return {**self._head(part.typename, part.nbytes), **part.fields, **members}
-
-    def _head(self, typename: str, nbytes: int) -> Dict[str, Any]:
-        instance = self._connection.instance.instance_id
-        head = {"typename": typename, "nbytes": nbytes, "instance_id": instance, "transient": True}
-        return head if typename == BLOB else {**head, "global": False}
-
-    def _member(self, number: int, typename: str, nbytes: int) -> Dict[str, Any]:
-        return {"id": format_id(number), **self._head(typename, nbytes)}
-
-    def _blob(self, number: int, nbytes: int) -> Dict[str, Any]:
-        return {**self._member(number, BLOB, nbytes), "length": nbytes}
-
-    def undo(self) -> None:
-        """Free everything that was stored; what is gone already is no matter."""
-        if not self._connection.usable:
-            return
-        cleanup: List[Request[None]] = [DeleteData(self._objects)] if self._objects else []
-        try:
-            self._connection.outcomes(*cleanup, *map(DropBuffer, self._blobs))
-        except VineyardError as error:
-            log.warning("parts of an unfinished native object stay in %s: %s", self._connection.peer, error)
-
-    def release(self) -> None:
-        """Drop the marks that creating the blobs left."""
-        if self._connection.usable and self._blobs:
-            self._connection.outcomes(*map(Release, self._blobs))
-
-
-def _raise_first(outcomes: Sequence[Any]) -> None:
-    for outcome in outcomes:
-        if isinstance(outcome, VineyardError):
-            raise outcome
