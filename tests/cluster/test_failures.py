@@ -5,8 +5,6 @@ The ``servers`` fixture looks after each test whether anything is left on any ho
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
 import time
 from contextlib import contextmanager
@@ -20,6 +18,7 @@ import pytest
 from vineyard_testing import until
 from vineyard_testing.cluster import Trio, until_sent
 from vineyard_testing.hosts import Host, Server
+from vineyard_testing.processes import paused
 
 import vineyard_client as vc
 
@@ -120,11 +119,10 @@ def test_it_hangs(servers: Trio) -> None:
     """A stopped server still accepts connections; the timeout of an exchange ends it."""
     a, b, _ = servers
     ref = put(a, numbers())
-    os.kill(a.pid, signal.SIGSTOP)
-    with fails(vc.MigrationFailed, a.endpoint, "nothing for"):
-        b.do(get(ref), timeout=TIMEOUT)
-    assert_empty(b)
-    os.kill(a.pid, signal.SIGCONT)
+    with paused(a.pid):
+        with fails(vc.MigrationFailed, a.endpoint, "nothing for"):
+            b.do(get(ref), timeout=TIMEOUT)
+        assert_empty(b)
     assert b.do(get(ref))
     assert b.do(delete(ref))
 

@@ -16,6 +16,7 @@ import pytest
 from vineyard_testing import peers
 from vineyard_testing.clients import WatchedClient
 from vineyard_testing.peers import Peer
+from vineyard_testing.processes import paused
 
 import vineyard_client as vc
 from vineyard_client._io.deadline import Deadline
@@ -137,19 +138,14 @@ def test_nonsense_in_the_middle(client: vc.Client, server: vc.EmbeddedServer) ->
 
 def test_a_hung_server(client: vc.Client, server: vc.EmbeddedServer) -> None:
     """A server that stops answering costs a call its timeout; when it goes on, so does the client."""
-    import signal
-
     ref = client.put(LARGE)
     with vc.connect(server.socket, timeout=0.2) as other:
         view = other.get(ref)
-        os.kill(server.pid, signal.SIGSTOP)
-        try:
+        with paused(server.pid):
             for _ in range(2):
                 with pytest.raises(vc.DeadlineExceeded) as caught:
                     other.status()
                 check(caught.value, "did not answer within 0.2 s", "a larger timeout can be given to connect()")
-        finally:
-            os.kill(server.pid, signal.SIGCONT)
         assert view == LARGE
         assert other.get(ref) == LARGE
 

@@ -17,7 +17,7 @@ from typing import Any, Callable, Iterator, List, Optional
 
 import pytest
 from vineyard_testing import UNIT, until
-from vineyard_testing.processes import fork, in_child, run_python, wait
+from vineyard_testing.processes import fork, in_child, paused, run_python, wait
 
 import vineyard_client as vc
 from vineyard_client._store.meta import ValueMeta
@@ -137,13 +137,10 @@ def test_dropping_a_value_waits_for_nobody(store: vc.Client, unraisable: List[st
     ref = store.put(LARGE)
     view: Any = store.get(ref)
     pid = server_of(store)
-    os.kill(pid, signal.SIGSTOP)
-    try:
+    with paused(pid):
         for _ in range(3):
             view = None
             gc.collect()
-    finally:
-        os.kill(pid, signal.SIGCONT)
     assert view is None
     with vc.connect(store.socket) as other:
         assert other.delete(ref)
@@ -317,14 +314,11 @@ def test_threads_do_not_wait_one_after_the_other(store: vc.Client) -> None:
         except vc.DeadlineExceeded as error:
             errors.append(error)
 
-    os.kill(pid, signal.SIGSTOP)
-    try:
+    with paused(pid):
         threads = [threading.Thread(target=ask, daemon=True) for _ in range(30)]
         for thread in threads:
             thread.start()
         until(lambda: len(errors) == 30, "the end of thirty calls that wait a second each", timeout=UNIT)
-    finally:
-        os.kill(pid, signal.SIGCONT)
     waiting.close()
 
 

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -16,7 +15,7 @@ from typing import Any, Callable, Iterator, Set
 
 import pytest
 from vineyard_testing import until
-from vineyard_testing.processes import running
+from vineyard_testing.processes import paused, running
 
 import vineyard_client
 from airflow_provider_vineyard import cli as subject
@@ -234,11 +233,10 @@ def test_stop_saves_first(embedded: str, options: Callable[..., None], capsys: p
     saved: Any = get_client(get_settings()).saved
     until(lambda: saved.status().agent is not None, "the agent listens")
     agent = saved.status().agent
-    os.kill(agent, signal.SIGSTOP)
-    put((1, 2))
-    shutil.rmtree(values)
-    values.write_text("no folder")
-    os.kill(agent, signal.SIGCONT)
+    with paused(agent):
+        put((1, 2))
+        shutil.rmtree(values)
+        values.write_text("no folder")
     options(tier_timeout=2)
     close_clients()
     capsys.readouterr()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import traceback
 from pathlib import Path
-from typing import Callable, Dict, Optional, Sequence, Set
+from typing import Callable, Dict, Iterator, Optional, Sequence, Set
 
 from . import UNIT, until
 
@@ -59,6 +60,22 @@ def wait(pid: int, *, timeout: float = UNIT) -> int:
     return done["status"]
 
 
+@contextlib.contextmanager
+def paused(pid: int) -> Iterator[None]:
+    """Let a process stand still: it does, when this is entered; a signal alone may reach it after its next answer."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        until(lambda: _stat(pid)[0] == "T", f"process {pid} stands still")
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def _stat(pid: int) -> Sequence[str]:
+    """Return what ``/proc/PID/stat`` says after the command's name: the state, the parent, and so on."""
+    return Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()
+
+
 def run_python(
     code: str,
     *arguments: str,
@@ -107,9 +124,9 @@ def children() -> Set[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                status = (entry / "stat").read_text()
+                parent = int(_stat(int(entry.name))[1])
             except OSError:
                 continue  # it ended meanwhile
-            if int(status.rpartition(")")[2].split()[1]) == os.getpid():
+            if parent == os.getpid():
                 found.add(int(entry.name))
     return found
