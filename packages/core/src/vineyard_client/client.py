@@ -205,7 +205,7 @@ class Client:
                 meta = self._meta(connection, encoded, token, labels)
                 if host is not None:
                     meta = replace(meta, host=host)
-                shown = _shown(value, encoded.nbytes, preview, hide) if preview != "off" else b""
+                shown = _shown(value, encoded.nbytes, preview, hide) if preview != "off" and not same_as else b""
                 how: Dict[str, Any] = {"same_as": same_as, "persistent": persist, "path": path, "preview": shown}
                 ref = writing.put(self._session, connection, meta, encoded.chunks, made=made, noted=noted, **how)
             finally:

@@ -197,7 +197,8 @@ def plain(value: Any) -> Any:
     numpy: Any = sys.modules.get("numpy")
     kind = type(value)
     if numpy is not None and numpy.generic in kind.__mro__ and value.dtype.isbuiltin == 1:
-        return str(value) if value.dtype.kind in "mM" else value.item()
+        # Python has no numbers as long as numpy's longest.
+        return str(value) if value.dtype.kind in "mM" or value.dtype.char in "gG" else value.item()
     if kind is which("pandas", "Timedelta") or kind is type(vars(sys.modules.get("pandas", object)).get("NaT")):
         return str(value)
     if kind is which("pandas", "Timestamp") and value.tzinfo is None:

@@ -47,6 +47,9 @@ _BYTES = 256
 _KIDS = 20
 _DEPTH = 4
 
+# Members that are shown of each container before a level is left out.
+_FEW = 3
+
 
 def preview(value: object, level: str, *, limit: int = LIMIT, hide: Optional[Hide] = None) -> bytes:
     """Return the preview of a value as JSON; empty if there is none.
@@ -164,7 +167,8 @@ def _leaf(value: Any, maker: Maker) -> Dict[str, Any]:
 def _fitted(found: Dict[str, Any], limit: int) -> bytes:
     """Return a document as JSON that takes at most so many bytes; empty if that cannot be.
 
-    What goes first: rows and texts, then histograms, then columns; of a tree, its lower levels, then its last members.
+    What goes first: rows and texts, then histograms, then columns; of a tree, the
+    last members of its largest containers, then its lower levels.
     """
     data = _dumped(found)
     while len(data) > limit:
@@ -209,15 +213,27 @@ def _shrink(found: Dict[str, Any], size: int, limit: int) -> bool:
 
 
 def _prune(node: Dict[str, Any]) -> bool:
+    """Show fewer members of the largest containers, then one level less."""
+    most = _most(node)
+    if most > _FEW:
+        _thin(node, most // 2)
+        return True
     depth = _height(node)
-    if depth > 1:
+    if depth:
         _drop_level(node, depth - 1)
-        return True
-    kids = node.get("kids")
-    if kids:
-        del kids[len(kids) * 3 // 4 :]
-        return True
-    return "kids" in node and node.pop("kids") is not None
+    return depth > 0
+
+
+def _most(node: Dict[str, Any]) -> int:
+    kids = node.get("kids", ())
+    return max([len(kids), *[_most(kid) for _, kid in kids]])
+
+
+def _thin(node: Dict[str, Any], most: int) -> None:
+    if "kids" in node:
+        del node["kids"][most:]
+        for _, kid in node["kids"]:
+            _thin(kid, most)
 
 
 def _height(node: Dict[str, Any]) -> int:

@@ -202,7 +202,8 @@ def _array(value: Any, maker: Maker) -> Dict[str, Any]:
         if not len(corner):
             return found
         corner = corner[0]
-    corner = corner[(slice(_SIDE),) * corner.ndim]
+    if corner.ndim:  # to slice one without dimensions is to take its element out
+        corner = corner[(slice(_SIDE),) * corner.ndim]
     if corner.ndim == 2:
         found["head"] = [list(map(cell, _elements(row))) for row in corner]
     else:
@@ -353,7 +354,7 @@ def _of_polars(series: Any, maker: Maker) -> _Column:
         return _Column(name, [_UNKNOWN] * len(head), nulls)
     if word in ("String", "Utf8"):
         head = head.str.slice(0, 2 * _SIDE * _SIDE)
-    elif word in ("Date", "Time", "Datetime", "Duration", "Categorical", "Enum"):
+    elif word in ("Date", "Time", "Datetime", "Categorical", "Enum"):
         head = head.cast(which("polars", "String"))
     numbers = None
     if maker.counts and "numpy" in sys.modules and word.startswith(("Int", "UInt", "Float")):
@@ -363,7 +364,7 @@ def _of_polars(series: Any, maker: Maker) -> _Column:
 
 _OF_POLARS = (
     *("Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32", "UInt64", "Float32", "Float64", "Boolean"),
-    *("String", "Utf8", "Date", "Time", "Datetime", "Duration", "Categorical", "Enum", "Decimal", "Null"),
+    *("String", "Utf8", "Date", "Time", "Datetime", "Categorical", "Enum", "Decimal", "Null"),
 )
 
 
