@@ -30,6 +30,8 @@ OPTIONS = {
     "size",
     "reserve_memory",
     "preload",
+    "preview",
+    "preview_exclude",
     "deployment",
     "host",
     "ui",

@@ -27,6 +27,7 @@ def test_defaults() -> None:
     assert (settings.default_tier, settings.durability, settings.spill) == (True, "behind", None)
     assert (settings.disk_reserve, settings.tier_timeout, settings.tier_sync) == (0.1, 120.0, False)
     assert (settings.tier_options, settings.tier_conn_id) == ((), None)
+    assert (settings.preview, settings.preview_exclude) == ("head", ())
     assert set(AIRFLOW_CLASSES) <= set(settings.allowed_classes)
 
 
@@ -51,11 +52,14 @@ def test_all_options_are_read(options: Callable[..., None]) -> None:
         tier_sync="True",
         tier_options='{"region": "r", "endpoint": "http://x"}',
         tier_conn_id="aws_default",
+        preview="Stats",
+        preview_exclude="payroll_*, patients",
     )
     settings = get_settings()
     assert (settings.tier, settings.default_tier) == (("s3://bucket/prefix", "/old"), False)
     assert (settings.durability, settings.spill, settings.disk_reserve) == ("behind", "/var/spill", 0.25)
     assert (settings.tier_timeout, settings.tier_sync, settings.tier_conn_id) == (600.0, True, "aws_default")
+    assert (settings.preview, settings.preview_exclude) == ("stats", ("payroll_*", "patients"))
     assert dict(settings.tier_options) == {"region": "r", "endpoint": "http://x"}
     assert (settings.ipc_socket, settings.embedded) == ("/run/v.sock", False)
     assert (settings.persist, settings.autostart, settings.reserve_memory) == (True, False, True)
@@ -101,6 +105,7 @@ def test_socket_precedence(options: Callable[..., None], monkeypatch: pytest.Mon
         ("tier_timeout", "0", "whole number of seconds"),
         ("tier_timeout", "2m", "whole number of seconds"),
         ("tier_sync", "sometimes", "Write True or False"),
+        ("preview", "everything", "Write off, schema, head or stats"),
         ("tier_conn_id", "no;id", "Write the id of an Airflow connection"),
         ("allowed_classes", "my.models.* *", "'*' does not name a package"),
         ("allowed_classes", "my.models;rm", "'my.models;rm' does not name a package"),

@@ -69,6 +69,7 @@ class Terms:
         path: likewise.
         persist: likewise.
         host: likewise.
+        preview: likewise.
     """
 
     socket: Optional[str] = None
@@ -82,6 +83,7 @@ class Terms:
     path: Sequence[str] = ()
     persist: bool = False
     host: Optional[str] = None
+    preview: str = "off"
 
     def to_text(self) -> str:
         """Return the terms as a text, for ``ENVIRONMENT``."""
@@ -189,7 +191,7 @@ def _put(value: object, terms: Terms) -> Optional[bytes]:
             return None
         how: Dict[str, Any] = {"labels": terms.labels, "persist": terms.persist, "host": terms.host}
         try:
-            ref = _connect(terms).put(encoded, path=terms.path, **how)
+            ref = _connect(terms).put(encoded, path=terms.path, preview=terms.preview, **how)
         except VineyardError as error:
             log.warning("The result goes through a file, and is copied: %s", error)
             return None

@@ -196,6 +196,21 @@ _OPTIONS: Dict[str, Dict[str, Any]] = {
         "True",
         "False",
     ),
+    "preview": _option(
+        "What is kept beside each value in vineyard for people to look at, at most 4 KiB: schema, names, types, "
+        "shapes and lengths; head, the first rows and members, too; stats, ranges and histograms of a sample, too; "
+        "off, nothing. What has a name that Airflow masks is masked.",
+        "string",
+        "head",
+        "schema",
+    ),
+    "preview_exclude": _option(
+        "Ids of DAGs of whose values no more than the schema is kept: patterns with * and ? as in file names, "
+        "separated by spaces or commas.",
+        "string",
+        "",
+        "payroll_* patients",
+    ),
     "other_interpreters": _option(
         "Whether tasks in other interpreters (`@task.external_python`, `@task.virtualenv`, `@task.docker`) receive and "
         "return large values as references, where vineyard-client is installed there. False: all are pickled to files, "

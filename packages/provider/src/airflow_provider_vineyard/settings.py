@@ -142,6 +142,8 @@ class Settings(NamedTuple):
         tier_sync: whether what is saved in a folder is written through to the disk.
         tier_options: settings of a bucket's service, by name.
         tier_conn_id: the connection whose credentials the agent has; None is its environment.
+        preview: what is kept of each value to be shown: ``off``, ``schema``, ``head`` or ``stats``.
+        preview_exclude: patterns of the ids of DAGs of whose values no more than ``schema`` is kept.
     """
 
     ipc_socket: str
@@ -166,6 +168,8 @@ class Settings(NamedTuple):
     tier_sync: bool
     tier_options: Tuple[Tuple[str, str], ...]
     tier_conn_id: Optional[str]
+    preview: str
+    preview_exclude: Tuple[str, ...]
 
 
 class PlacementSettings(NamedTuple):
@@ -363,6 +367,17 @@ def _durability(name: str) -> str:
     return value
 
 
+def _level(name: str) -> str:
+    value = _text(name).lower()
+    if value not in ("off", "schema", "head", "stats"):
+        _wrong(name, _text(name), "Write off, schema, head or stats.")
+    return value
+
+
+def _dag_ids(name: str) -> Tuple[str, ...]:
+    return tuple(_text(name).replace(",", " ").split())
+
+
 def _folder(name: str) -> Optional[str]:
     value = os.path.expanduser(_text(name))
     if value and not os.path.isabs(value):
@@ -531,6 +546,8 @@ _READERS: Dict[str, Callable[[str], Any]] = {
     "tier_sync": _boolean,
     "tier_options": _mapping,
     "tier_conn_id": _connection_id,
+    "preview": _level,
+    "preview_exclude": _dag_ids,
 }
 
 # What is read by itself, and by ``wrong_options``.

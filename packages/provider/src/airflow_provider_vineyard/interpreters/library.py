@@ -15,7 +15,7 @@ from airflow_provider_vineyard.clients import get_client, tier_options
 from airflow_provider_vineyard.interpreters.arguments import by_reference
 from airflow_provider_vineyard.reference import Origin
 from airflow_provider_vineyard.settings import get_settings
-from airflow_provider_vineyard.xcom import store
+from airflow_provider_vineyard.xcom import previews, store
 from vineyard_client import ObjectRef, UnsafeType, VineyardError, encode, handover, loads
 
 __all__ = ["Library"]
@@ -57,6 +57,8 @@ class Library:
             allowed_classes=settings.allowed_classes,
             passive_classes=settings.passive_classes,
             limit=max(settings.inline_threshold, handover.LIMIT) if self._pushes else None,
+            # There is nobody there who knows what Airflow masks.
+            preview="off" if previews.level(self._origin, settings) == "off" else "schema",
             **store.put_options(self._origin, settings),
         )
         return {handover.ENVIRONMENT: terms.to_text()}

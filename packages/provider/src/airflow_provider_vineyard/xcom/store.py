@@ -27,7 +27,7 @@ from airflow_provider_vineyard.reference import (
     printable,
 )
 from airflow_provider_vineyard.settings import Settings, get_settings
-from airflow_provider_vineyard.xcom import members
+from airflow_provider_vineyard.xcom import members, previews
 from airflow_provider_vineyard.xcom.arguments import NOT_FINITE, unfit_as_argument
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def _put(value: Any, origin: Origin, settings: Settings) -> Union[RowReference, 
             members.remember_size(origin, encoded.size)
             return RowValue.describe(encoded, _text(value, encoded, origin), origin=origin)
         client = get_client(settings)
-        ref = client.put(encoded, **put_options(origin, settings))
+        ref = client.put(encoded, **put_options(origin, settings), **previews.options(origin, settings))
     members.remember(origin, ref)
     durable = _durable(client, settings, ref)
     return RowReference.describe(ref, client.info(ref), origin=origin, owned=True, durable=durable)
@@ -148,8 +148,9 @@ def _put_with_parts(
     parts: Dict[str, ObjectRef] = {}
     try:
         for key, ref in pushed.items():
-            parts[key] = client.put(value[key], same_as=ref, **options)
-        ref = client.put({**value, **dict.fromkeys(parts)}, **options)
+            shown = previews.options(origin._replace(key=key), settings)
+            parts[key] = client.put(value[key], same_as=ref, **options, **shown)
+        ref = client.put({**value, **dict.fromkeys(parts)}, **options, **previews.options(origin, settings))
     except BaseException:
         for part in parts.values():
             client.delete(part)
