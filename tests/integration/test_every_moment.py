@@ -26,7 +26,6 @@ from vineyard_testing.injector import Boom, Injector, points_of, raise_boom, sam
 from vineyard_testing.processes import fork, wait
 
 import vineyard_client as vc
-from vineyard_client._io import copying
 
 pytestmark = pytest.mark.integration
 
@@ -39,7 +38,6 @@ PART_OF_RARER = 150
 # So many are looked at together.
 TOGETHER = 10
 
-WIDE = memoryview(bytes([4]) * 1_500_000)
 LARGE = memoryview(bytes([5]) * 300_000)
 MIDDLE = memoryview(bytes([6]) * 5_000)
 VIEW = memoryview(bytes([7]) * 200_000)
@@ -92,7 +90,7 @@ def failing(kind: Type[Exception], call: Call) -> Call:
 
 
 CALLS: Dict[str, Call] = {
-    "put": lambda client, ref: client.put(WIDE),
+    "put": lambda client, ref: client.put(LARGE),
     "put-middle": lambda client, ref: client.put(MIDDLE, persist=True),
     "put-shown": lambda client, ref: client.put(LARGE, preview="head"),
     "put-same": lambda client, ref: client.put(LARGE, same_as=ref),
@@ -264,14 +262,6 @@ def unraisable(monkeypatch: pytest.MonkeyPatch) -> Iterator[List[str]]:
     seen: List[str] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda found: seen.append(f"{found.exc_value!r} in {found.object!r}"))
     yield seen
-
-
-@pytest.fixture(autouse=True)
-def threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have what is as large as ``WIDE`` copied by two threads, however many processors there are."""
-    monkeypatch.setattr(copying, "LEAST", 1 << 20)
-    monkeypatch.setattr(copying, "_LEAST_PIECE", 1 << 18)
-    monkeypatch.setattr(copying, "_threads", lambda: 2)
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ What keeps the range from being used for something else, a pin, belongs to the m
 before the memory is. So there is no moment at which a view has memory and no pin. (A value that a ``__del__`` brings
 back to life may have lost its pin to the garbage collector, but not its memory.)
 
-Writing goes through ``pwritev``: no mapping, no page faults; what is large is written as ``copying`` says. Who computes
-in place has a shared mapping, and that turns into a private one where it is when the value is whole.
+Writing goes through ``pwritev``: no mapping, no page faults. Only who computes in place has a shared mapping, and that
+turns into a private one where it is when the value is whole.
 """
 
 from __future__ import annotations
@@ -29,17 +29,7 @@ from .._forks import importing
 if TYPE_CHECKING:
     import ctypes
 
-__all__ = [
-    "flat",
-    "holds",
-    "libc",
-    "map_for_filling",
-    "map_private",
-    "map_shared",
-    "preload",
-    "read_exact",
-    "write_all",
-]
+__all__ = ["holds", "map_private", "map_shared", "preload", "read_exact", "write_all"]
 
 # MAP_NORESERVE: without it the kernel would set aside memory for a copy of every page that is never going to be written
 # (man 2 mmap).
@@ -57,20 +47,18 @@ _COMPARED = 256 * 1024
 
 def preload() -> None:
     """Import what the first mapping needs, ahead of it."""
-    libc()
+    _libc()
 
 
 @lru_cache(maxsize=1)
-def libc() -> ctypes.CDLL:
-    """Return the C library, of which functions are called without the interpreter's lock."""
+def _libc() -> ctypes.CDLL:
     with importing:
         import ctypes  # 3 ms that a process which only exchanges small values need not pay
 
-    library = ctypes.CDLL(None, use_errno=True)
-    library.mmap.restype = ctypes.c_void_p
-    library.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_int64]
-    library.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    return library
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_int64]
+    return libc
 
 
 class _Mapping(mmap.mmap):
@@ -122,17 +110,8 @@ def map_shared(fd: int, offset: int, nbytes: int, owner: object) -> Tuple[memory
     return view, detach
 
 
-def map_for_filling(fd: int, offset: int, nbytes: int) -> Tuple[object, int]:
-    """Map a range of a file so that writes reach the file, and return what keeps the mapping, and its address.
-
-    For the rest see ``map_private``.
-    """
-    view, (address, _, start) = _map(_SHARED, fd, offset, nbytes, None)
-    return view, address + offset - start
-
-
 def _map(flags: int, fd: int, offset: int, nbytes: int, owner: object) -> Tuple[memoryview, Tuple[int, int, int]]:
-    libc()  # before anything is mapped: this may import
+    _libc()  # before anything is mapped: this may import
     import ctypes
 
     start = offset - offset % mmap.ALLOCATIONGRANULARITY
@@ -147,7 +126,7 @@ def _map(flags: int, fd: int, offset: int, nbytes: int, owner: object) -> Tuple[
 def _overlay(address: int, length: int, flags: int, fd: int, start: int) -> None:
     import ctypes
 
-    if libc().mmap(address, length, _PROT, flags | _FIXED, fd, start) != address:
+    if _libc().mmap(address, length, _PROT, flags | _FIXED, fd, start) != address:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
 
@@ -197,18 +176,15 @@ def write_all(fd: int, offset: int, chunks: Iterable[Union[bytes, memoryview]]) 
     return offset - start
 
 
-def flat(chunk: Union[bytes, memoryview]) -> memoryview:
-    """Return a view of the bytes of a chunk, one behind the other."""
-    view = memoryview(chunk)
-    if view.format == "B" and view.ndim == 1:
-        return view
-    return view.cast("B") if view.nbytes else memoryview(b"")  # one with a zero in its shape cannot be cast
-
-
 def _batches(chunks: Iterable[Union[bytes, memoryview]]) -> Iterable[List[memoryview]]:
     batch: List[memoryview] = []
     total = 0
-    for view in map(flat, chunks):
+    for chunk in chunks:
+        view = memoryview(chunk)
+        if not view.nbytes:
+            continue  # and a view with a zero in its shape cannot be cast
+        if view.format != "B" or view.ndim != 1:
+            view = view.cast("B")
         for begin in range(0, len(view), _MAX_BYTES):
             piece = view[begin : begin + _MAX_BYTES]
             if len(batch) == _MAX_PIECES or total + len(piece) > _MAX_BYTES:

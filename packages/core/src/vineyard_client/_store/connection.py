@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from copy import copy
 from typing import Any, Callable, Deque, Iterable, Iterator, List, Optional, Sequence, Tuple, TypeVar, Union
 
-from .._io.copying import Copying
 from .._io.deadline import Deadline
 from .._io.mapping import holds, map_private, map_shared, read_exact, write_all
 from .._io.stream import Stream
@@ -292,20 +291,13 @@ class Connection:
 
     # ---- memory
 
-    def write(
-        self, payload: Payload, chunks: Iterable[Union[bytes, memoryview]], copying: Optional[Copying] = None
-    ) -> None:
+    def write(self, payload: Payload, chunks: Iterable[Union[bytes, memoryview]]) -> None:
         """Fill a blob with chunks that together have exactly its size.
 
         The bytes go from where they lie straight into the store's memory.
-
-        Args:
-            payload: the blob's place.
-            chunks: the bytes.
-            copying: with it threads help where the value is large; the caller has to stop them if this raises.
         """
         with self.moving():
-            done = self._written(payload, payload.offset, chunks, copying)
+            done = self._written(payload, payload.offset, chunks)
         if done != payload.size:
             raise RuntimeError(f"{done} bytes were written into a blob of {payload.size}")
 
@@ -313,16 +305,9 @@ class Connection:
         """Write a piece of a blob; ``position`` is where in the blob it begins."""
         self._written(payload, payload.offset + position, [chunk])
 
-    def _written(
-        self,
-        payload: Payload,
-        offset: int,
-        chunks: Iterable[Union[bytes, memoryview]],
-        copying: Optional[Copying] = None,
-    ) -> int:
-        write = write_all if copying is None else copying.write
+    def _written(self, payload: Payload, offset: int, chunks: Iterable[Union[bytes, memoryview]]) -> int:
         try:
-            return write(self.store_fd(payload), offset, chunks)
+            return write_all(self.store_fd(payload), offset, chunks)
         except OSError as error:
             if isinstance(error, VineyardError):
                 raise

@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Any, Callable, Collection, Dict, List, Optional, Sequence, Tuple, Union
 
 from .._forks import forks
-from .._io.copying import Copying
 from .._io.deadline import Deadline
 from .._wire.messages import (
     BufferReply,
@@ -68,7 +67,6 @@ class Making:
         # What frees it, and the conversation that it was handed to.
         self._freeing: Optional[Tuple[Exchange, Conversation]] = None
         self._late = False
-        self._copying: Optional[Copying] = None
 
     @property
     def number(self) -> int:
@@ -115,11 +113,6 @@ class Making:
         self._stored = Exchange(CreateData(tree), alone=True)
         self.connection.run(self._stored).results()
 
-    def write(self, chunks: Sequence[Chunk]) -> None:
-        """Write the blob."""
-        self._copying = Copying()
-        self.connection.write(self.payload, chunks, self._copying)
-
     def finish(self) -> None:
         """Make the object whole: from now on it can be read."""
         sealed, _ = self.connection.outcomes(Seal(self.meta.blob), Release(self.meta.blob))
@@ -127,13 +120,9 @@ class Making:
             raise sealed
 
     def let_go(self) -> None:
-        """Let go of the guard, if nobody is at work here any more; else later, when what there is is freed."""
-        if self._pin is not None and self._stopped(_GRACE):
+        """Let go of the guard: nobody is at work here any more. Idempotent."""
+        if self._pin is not None:
             self._pin.release()
-
-    def _stopped(self, seconds: float) -> bool:
-        """Have threads that write the blob end, and return whether they have."""
-        return self._copying is None or self._copying.stop(seconds)
 
     def undo(self, before: Sequence[Request[Any]] = ()) -> None:
         """Free everything that there is of the object; what cannot be freed now is freed by a later call.
@@ -149,8 +138,6 @@ class Making:
         """Free what there is, and return whether nothing is left to be done; see ``debts``."""
         if self._freeing is not None and self._freeing[1].has(self._freeing[0]):
             return True  # it goes out once; to repeat it might free what is somebody else's by now
-        if not self._stopped(grace):
-            return False
         connection = self.connection
         if any(exchange is not None and exchange.begun and not exchange.done for exchange in self._asked):
             try:

@@ -94,7 +94,7 @@ def write_object(
             making.store_inline(b"".join(chunks))
         else:
             making.start()
-            making.write(chunks)
+            connection.write(making.payload, chunks)
             making.finish()
         return making.number
     except BaseException:
