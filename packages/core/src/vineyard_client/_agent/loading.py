@@ -24,6 +24,7 @@ from .._tiers.contract import Tier
 from .._tiers.folder import failed, require_disk
 from .._tiers.local import Tiers
 from .._tiers.notes import LOADED, OVERFLOW, Note, Notes
+from .._tiers.sharing import share
 from ..exceptions import ConnectionFailed, ObjectNotFound, StoreFull, VineyardError
 from .store import Store
 
@@ -158,6 +159,7 @@ def _into_overflow(wanted: Wanted, tiers: Tiers, tier: Tier) -> None:
         require_disk(os.path.dirname(path), wanted.size, tiers.options.reserve)
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
+            share(fd, os.path.dirname(path))
             tier.load(wanted.key, wanted.size, lambda at, piece: _write(fd, at, piece))
             with mmap.mmap(fd, wanted.size, prot=mmap.PROT_READ) as mapped, memoryview(mapped) as view:
                 _check(view, wanted.token)

@@ -25,6 +25,7 @@ from ..exceptions import ObjectCorrupted, ObjectNotFound, TierFailed, TierFull, 
 from ..ids import is_token
 from .contract import Chunk, Entry, Write
 from .keys import is_key, make_key
+from .sharing import share
 
 __all__ = ["FolderTier", "is_remote", "require_disk", "write_file"]
 
@@ -280,6 +281,7 @@ def _make_folders(root: str, folder: str) -> None:
         for path in reversed(missing):
             with suppress(FileExistsError):
                 os.mkdir(path, 0o700)
+                share(path, os.path.dirname(path))
     except FileNotFoundError:  # somebody has just deleted the last file in it
         os.makedirs(folder, mode=0o700, exist_ok=True)
 
@@ -309,6 +311,7 @@ def write_file(path: str, chunks: Sequence[Chunk], *, sync: bool = False) -> Non
         owner = OwnedFD()
         try:
             _create(temporary, owner)
+            share(owner.fd, os.path.dirname(path))
             write_all(owner.fd, 0, chunks)
             if sync:
                 os.fsync(owner.fd)

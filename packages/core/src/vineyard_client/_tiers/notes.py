@@ -54,6 +54,7 @@ from ..ids import format_id, is_token, parse_id
 from .facts import Backlog
 from .folder import failed
 from .keys import check_key, is_key
+from .sharing import share
 
 __all__ = ["DELETED", "KEPT", "LOADED", "LOST", "OVERFLOW", "SAVED", "UNSAVED", "Note", "Notes"]
 
@@ -181,7 +182,8 @@ class Notes:
             folder = self._make(kind)
             temporary = os.path.join(folder, f"{name}.{os.getpid()}.{os.urandom(3).hex()}.new")
             try:
-                with _opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, self._mode(folder)) as fd:
+                with _opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as fd:
+                    share(fd, folder)
                     write_all(fd, 0, [data])
                 os.rename(temporary, os.path.join(folder, name))
             except BaseException:
@@ -249,8 +251,8 @@ class Notes:
         with self._errors():
             os.makedirs(self.folder, mode=0o700, exist_ok=True)
             path = os.path.join(self.folder, _JOURNAL)
-            with _opened(path, os.O_RDWR | os.O_CREAT, self._mode(self.folder)):
-                pass
+            with _opened(path, os.O_RDWR | os.O_CREAT) as fd:
+                share(fd, self.folder)
 
     def promote(self, name: str) -> bool:
         """Note that a value is saved now; return False if its note is gone, because the value was deleted."""
@@ -412,7 +414,8 @@ class Notes:
             os.makedirs(self.folder, mode=0o700, exist_ok=True)
             owner = OwnedFD()
             path, flags = os.path.join(self.folder, "lock"), os.O_RDWR | os.O_CREAT | _FLAGS
-            fd = owner.take(os.open, path, flags, self._mode(self.folder)).fd
+            fd = owner.take(os.open, path, flags, 0o600).fd
+            share(fd, self.folder)
         deadline = Deadline(wait)
         try:
             while not (mine := _lock(fd)) and not deadline.expired:
@@ -437,12 +440,8 @@ class Notes:
             os.makedirs(self.folder, mode=0o700, exist_ok=True)
             with suppress(FileExistsError):
                 os.mkdir(path, 0o700)
-                # A folder that a group shares is shared with all that is in it.
-                os.chmod(path, os.stat(self.folder).st_mode & 0o7777)
+                share(path, self.folder)
         return path
-
-    def _mode(self, folder: str) -> int:
-        return 0o600 | (os.stat(folder).st_mode & 0o060)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -458,11 +457,11 @@ class Notes:
 
 
 @contextmanager
-def _opened(path: str, flags: int, mode: int = 0o600) -> Iterator[int]:
+def _opened(path: str, flags: int) -> Iterator[int]:
     """Open a file for the duration of the block; no exception comes between opening and owning it."""
     owner = OwnedFD()
     try:
-        yield owner.take(os.open, path, flags | _FLAGS, mode).fd
+        yield owner.take(os.open, path, flags | _FLAGS, 0o600).fd
     finally:
         owner.close()
 
