@@ -25,6 +25,7 @@ PUBLIC = {
     "EncodedValue": "to_bytes release",
     "EmbeddedServer": "start stop socket log",
     "Explanation": "arrives complete patterns refusals type types",
+    "Finding": "kind what remedy",
     "ObjectInfo": "ref summary labels created host socket deleted type size origin replicas age",
     "ObjectRef": "id token endpoint type size copy to_json from_json",
     "Refusal": "name pattern reason remedy where",

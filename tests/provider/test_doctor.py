@@ -351,7 +351,7 @@ def test_a_folder_that_takes_nothing(store: Any, folder: Path, options: Callable
     values.write_text("no folder")
     options(tier=values)
     (check,) = tier_checks(FAILED)
-    assert str(values) in check.found and "Give a folder that this user can write to" in check.remedy
+    assert str(values) in check.found and "Give a folder that this user can read and write" in check.remedy
 
 
 def test_a_bucket_without_an_agent(store: Any, options: Callable[..., None]) -> None:
@@ -377,4 +377,4 @@ def test_values_that_wait_for_too_long(store: Any, folder: Path, options: Callab
     token = "0" * 31 + "1"
     Notes(store.socket + ".tier").write(UNSAVED, Note(token, 7, f"airflow/{token}", 100, "int", 1.0))
     (check,) = tier_checks(FAILED)
-    assert "1 values (100 bytes) are not saved yet" in check.found and "airflow-vineyard agent" in check.found
+    assert "1 values (100 bytes) are not saved yet" in check.found and "airflow-vineyard agent" in check.remedy

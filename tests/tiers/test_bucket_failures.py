@@ -160,6 +160,89 @@ def test_hanging_service(service: FaultyService, faulty: Host) -> None:
         assert list(client.list()) == []
 
 
+def test_slow_service(service: FaultyService, faulty: Host) -> None:
+    """A service that answers, but slowly, is told of when the agent starts and by check; a value is saved all the same.
+
+    A transfer that needs longer than it may have names the option.
+    """
+    service.pause = 1.2  # of the 3 seconds that each request has
+    faulty.start_agent()
+    log = faulty.log.read_text()
+    assert "is slow" in log and "(option durability)" in log and "(option timeout)" in log, log
+    with faulty.connect("through") as client:
+        assert client.saved is not None
+        assert [finding.kind for finding in client.saved.check()] == ["slow"]
+        ref = client.put(array())
+        assert list(service.objects) == [f"/test-bucket/p/{ref.copy}"]
+        service.pause = 4.0
+        with pytest.raises(vc.TierUnavailable, match=r"give each transfer more time \(option timeout\)"):
+            client.put(array())
+        assert same(client.get(ref), array())
+
+
+def test_readers_wait_for_no_backlog(service: FaultyService, faulty: Host) -> None:
+    """What somebody waits for is not behind what nobody waits for: a load and a put that is to be safe come first."""
+    faulty.start_agent()
+    with faulty.connect("through") as first:
+        wanted = first.put(array(1, 99))
+    faulty.restart()
+    until(lambda: faulty.status()["store"], "the agent has the store")
+    with faulty.connect("through") as through, faulty.connect() as client:
+        service.pause = 1.0
+        for seed in range(60):
+            client.put(array(0.3, seed))
+        assert same(client.get(wanted), array(1, 99))
+        safe = through.put(array(0.3, 99))
+        assert f"/test-bucket/p/{safe.copy}" in service.objects
+        assert faulty.notes("unsaved"), "the others wait"
+        service.pause = 0.0
+        faulty.all_saved()
+
+
+# In the words of the services' documentation: a clock that is off is told from a key that is wrong.
+CLOCKS = {
+    "S3": "RequestTimeTooSkewed: The difference between the request time and the current time is too large",
+    "S3, later": "SignatureDoesNotMatch: Signature expired: 20261125T000000Z is now earlier than 20261125T001500Z",
+    "S3, earlier": "SignatureDoesNotMatch: Signature not yet current: 20261125T010000Z is still later",
+    "Azure": "AuthenticationFailed: Request date header too old: 'Wed, 25 Nov 2026 00:00:00 GMT'",
+    "Google": "invalid_grant: Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable "
+    "timeframe. Check your iat and exp values in the JWT claim.",
+}
+
+
+@pytest.mark.parametrize("of", CLOCKS)
+def test_clock_in_the_words_of_a_service(of: str) -> None:
+    """Whoever says it, the hint is to set the clock."""
+    from vineyard_client._tiers.buckets import error_for
+
+    error = error_for("It cannot be saved", RuntimeError(f"403 Forbidden: {CLOCKS[of]}"))
+    assert isinstance(error, vc.TierRefused) and "clock of this host is off" in error.hint
+
+
+def test_no_credentials(service: FaultyService, faulty: Host) -> None:
+    """Where nobody gave credentials and the host has no role, that is what the agent says."""
+    from vineyard_client._tiers.buckets import error_for
+
+    for words in (
+        "Error performing PUT http://169.254.169.254/latest/api/token in 4.1ms - error sending request",
+        "Error performing token request: Error performing GET http://metadata.google.internal/computeMetadata/v1/",
+    ):
+        error = error_for("It cannot be saved", RuntimeError(words))
+        assert isinstance(error, vc.TierUnavailable) and "Give the agent credentials" in error.hint
+
+
+def test_options_of_the_client(service: FaultyService) -> None:
+    """What is an option of the HTTP client, such as a proxy, is handed to it; what is none is refused."""
+    from vineyard_client._tiers.urls import open_tier
+
+    bucket = service.bucket
+    open_tier(bucket.url, options={**bucket.options, "allow_http": "true", "proxy_excludes": "127.0.0.1"}).check()
+    with pytest.raises(vc.TierRefused, match="options of the tier"):
+        open_tier("gs://bucket/p", options={"endpoint": "http://127.0.0.1:1"})
+    with pytest.raises(vc.TierRefused, match="options of the tier"):
+        open_tier(bucket.url, options={**bucket.options, "no_such_option": "x"})
+
+
 def test_full_bucket(service: FaultyService, faulty: Host) -> None:
     """A bucket that is full fails the put that was to be safe, and says what to do; behind, the value waits."""
     faulty.start_agent()

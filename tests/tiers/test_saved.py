@@ -129,10 +129,9 @@ def test_status(host: Host) -> None:
         refs = [client.put(array(1, seed)) for seed in range(3)]
         outside = client.put(array(80))
         unsaved = [*refs, outside] if "://" in host.url else refs
-        backlog = saved(client).status().unsaved
-        assert (backlog.number, backlog.nbytes) == (len(unsaved), sum(ref.size for ref in unsaved))
-        assert 0 < backlog.age < 60
         status = saved(client).status()
+        assert (status.unsaved.number, status.unsaved.nbytes) == (len(unsaved), sum(ref.size for ref in unsaved))
+        assert 0 < status.unsaved.age < 60
         held = [outside.size] if "://" in host.url else []
         assert (status.overflow, status.overflow_bytes) == (len(held), sum(held))
         assert status.agent is None, "it is held, and answers nobody"
@@ -150,12 +149,12 @@ def test_check(host: Host) -> None:
             with pytest.raises(vc.TierUnavailable, match="vineyard-client agent"):
                 saved(client).check()
         else:
-            assert [text for text in saved(client).check() if "No agent runs" in text]
+            assert "no agent" in [finding.kind for finding in saved(client).check()]
         host.start_agent()
         assert saved(client).check() == []
     with vc.Client(host.socket, tier=vc.TierOptions(host.url + "/elsewhere", spill=str(host.folder / "x"))) as client:
-        found = " ".join(saved(client).check())
-        assert "give both one tier" in found and "option spill" in found
+        found = " ".join(map(str, saved(client).check()))
+        assert "Give both one tier" in found and "option spill" in found
     assert host.keys() == []
 
 
@@ -179,8 +178,8 @@ def test_check_finds_old_and_lost(host: Host) -> None:
         host.end_agent(signal.SIGKILL)
         if "://" in host.url:
             pytest.skip("without an agent a bucket is not checked")
-        found = " ".join(saved(client).check())
-        assert "1 values" in found and "start the agent" in found
+        found = " ".join(map(str, saved(client).check()))
+        assert "1 values" in found and "Start the agent: vineyard-client agent" in found
         assert "lost with their store" in found and "dag/task/111" in found
 
 
@@ -234,8 +233,9 @@ import vineyard_client as vc
 with vc.EmbeddedServer("64Mi") as server, tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
     tier = vc.TierOptions(memory + "/values", spill=memory + "/spill", durability="through", reserve=0.0)
     found = vc.Client(server.socket, tier=tier).saved.check()
-    assert ["(option tier)" in text for text in found] == [True, False], found
-    assert ["(option spill)" in text for text in found] == [False, True], found
+    assert [finding.kind for finding in found] == ["memory", "memory"], found
+    assert ["(option tier)" in str(finding) for finding in found] == [True, False], found
+    assert ["(option spill)" in str(finding) for finding in found] == [False, True], found
     full = vc.TierOptions(sys.argv[1] + "/values", durability="through", reserve=0.9999)
     try:
         vc.Client(server.socket, tier=full).saved.check()

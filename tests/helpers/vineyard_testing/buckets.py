@@ -1,20 +1,29 @@
-"""Services that hold buckets, as real as they start in seconds: SeaweedFS (S3), moto (S3), and one that is all faults.
+"""Services that hold buckets, as real as they start in seconds, and one that is all faults.
+
+SeaweedFS and moto speak S3, Azurite is Microsoft's own emulator of Azure. None that can be installed speaks the dialect
+of Google's service that obstore uses (its XML API): those lists and deletions are tested by nobody here.
 
 Each is a context manager that yields the URL of a bucket, and the options to open it with.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
+import hmac
+import http.client
 import json
 import random
 import re
+import shutil
 import socket
 import socketserver
 import subprocess
 import sys
 import threading
 import time
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler
 from importlib import util
 from pathlib import Path
@@ -22,9 +31,13 @@ from typing import Callable, ContextManager, Dict, Iterator, List, NamedTuple, O
 
 from . import UNIT, until
 
-__all__ = ["Bucket", "FaultyService", "error_body", "installed", "moto", "seaweedfs"]
+__all__ = ["Bucket", "FaultyService", "azurite", "error_body", "installed", "moto", "seaweedfs"]
 
 ACCESS, SECRET = "test-access", "test-secret"
+
+# Those of every emulator of Azure; its documentation has them.
+ACCOUNT = "devstoreaccount1"
+ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 
 
 class Bucket(NamedTuple):
@@ -36,12 +49,19 @@ class Bucket(NamedTuple):
 
 WEED = Path(sys.executable).parent / "weed"
 
+# Where the session ``tiers`` installs it.
+AZURITE = Path(sys.prefix, "azurite", "node_modules", ".bin", "azurite-blob")
+
 
 def installed() -> List[Callable[[Path], ContextManager[Bucket]]]:
     """Return the services that are installed here, which also takes obstore."""
     if util.find_spec("obstore") is None:
         return []
-    return [seaweedfs] * WEED.exists() + [moto] * (util.find_spec("moto") is not None)
+    return [
+        *[seaweedfs] * WEED.exists(),
+        *[moto] * (util.find_spec("moto") is not None),
+        *[azurite] * (AZURITE.exists() and shutil.which("node") is not None),
+    ]
 
 
 def _options(port: int) -> Dict[str, str]:
@@ -122,13 +142,35 @@ def moto(folder: Path) -> Iterator[Bucket]:
     (port,) = _ports(1)
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with _running(command, port, folder / "moto.log"):
-        import http.client
-
-        connection = http.client.HTTPConnection("127.0.0.1", port)
-        connection.request("PUT", "/test-bucket", headers={"Content-Length": "0"})
-        assert connection.getresponse().status == 200
-        connection.close()
+        _request(port, "PUT", "/test-bucket")
         yield Bucket("s3://test-bucket/some/prefix", _options(port))
+
+
+@contextlib.contextmanager
+def azurite(folder: Path) -> Iterator[Bucket]:
+    """An Azurite with one container."""
+    (port,) = _ports(1)
+    command = ["node", str(AZURITE), "--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(folder)]
+    with _running([*command, "--silent", "--skipApiVersionCheck", "--disableTelemetry"], port, folder / "azurite.log"):
+        date, version = formatdate(usegmt=True), "2021-08-06"
+        # https://learn.microsoft.com/rest/api/storageservices/authorize-with-shared-key
+        text = "PUT" + "\n" * 12 + f"x-ms-date:{date}\nx-ms-version:{version}\n"
+        text += f"/{ACCOUNT}/{ACCOUNT}/test-container\nrestype:container"
+        signature = hmac.new(base64.b64decode(ACCOUNT_KEY), text.encode(), hashlib.sha256).digest()
+        headers = {"x-ms-date": date, "x-ms-version": version}
+        headers["Authorization"] = f"SharedKey {ACCOUNT}:{base64.b64encode(signature).decode()}"
+        _request(port, "PUT", f"/{ACCOUNT}/test-container?restype=container", headers)
+        endpoint = f"http://127.0.0.1:{port}/{ACCOUNT}"
+        options = {"account_name": ACCOUNT, "account_key": ACCOUNT_KEY, "endpoint": endpoint}
+        yield Bucket("az://test-container/some/prefix", options)
+
+
+def _request(port: int, method: str, path: str, headers: Optional[Dict[str, str]] = None, body: bytes = b"") -> None:
+    """Have a service do something that obstore cannot, such as making a bucket."""
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
+        connection.request(method, path, body, {"Content-Length": str(len(body)), **(headers or {})})
+        answer = connection.getresponse()
+        assert answer.status in (200, 201), answer.read()
 
 
 def _works(bucket: Bucket) -> bool:

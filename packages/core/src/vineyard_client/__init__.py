@@ -45,7 +45,7 @@ from .server import EmbeddedServer, connect, ensure_server, parse_size, stop_ser
 
 if TYPE_CHECKING:
     from ._calls.saved import SavedValues
-    from ._tiers.facts import Backlog, Disk, Durable, SavedCopy, TierStatus
+    from ._tiers.facts import Backlog, Disk, Durable, Finding, SavedCopy, TierStatus
     from ._tiers.options import TierOptions
     from .explanation import Explanation, Refusal, explain
     from .peer import Peer
@@ -82,6 +82,7 @@ __all__ = [
     "Backlog",
     "Disk",
     "Durable",
+    "Finding",
     "SavedCopy",
     "SavedValues",
     "TierOptions",
@@ -112,7 +113,7 @@ __all__ = [
 # What few programs use is loaded when it is asked for: its name -> the module that has it.
 _LATER = {
     **dict.fromkeys(("Explanation", "Refusal", "explain"), ".explanation"),
-    **dict.fromkeys(("Backlog", "Disk", "Durable", "SavedCopy", "TierStatus"), "._tiers.facts"),
+    **dict.fromkeys(("Backlog", "Disk", "Durable", "Finding", "SavedCopy", "TierStatus"), "._tiers.facts"),
     "Peer": ".peer",
     "SavedValues": "._calls.saved",
     "TierOptions": "._tiers.options",

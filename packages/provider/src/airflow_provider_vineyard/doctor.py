@@ -8,7 +8,6 @@ same, and whether that works is what one wants to know.
 from __future__ import annotations
 
 import os
-import re
 import stat
 from configparser import NoSectionError
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from airflow_provider_vineyard.reference import DEPLOYMENT_LABEL
 from airflow_provider_vineyard.settings import Settings, get_placement, get_settings, is_folder, wrong_options
 
 if TYPE_CHECKING:
-    from vineyard_client import Client, StoreStatus
+    from vineyard_client import Client, Finding, StoreStatus, TierStatus
 
 __all__ = ["FAILED", "OK", "WARNING", "Check", "diagnose"]
 
@@ -39,8 +38,14 @@ _RPC_TIMEOUT = 5.0
 
 _TIER_TIMEOUT = 20.0
 
-# What core says of values that wait for too long.
-_LATE = " are not saved yet, "
+# What to do about what core finds, where that has other names here.
+_START_AGENT = "Start one on this host: airflow-vineyard agent."
+_REMEDIES = {
+    "no agent": _START_AGENT,
+    "slow": "With [vineyard] durability = through each task waits for it: look for what slows it down, or set behind. "
+    "Transfers end after [vineyard] tier_timeout seconds.",
+    "full": "Run gc --orphans, give it a larger disk, or lower [vineyard] disk_reserve.",
+}
 
 # Types of file systems that no other host has.
 _OF_ONE_HOST = frozenset({"btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "tmpfs", "xfs", "zfs"})
@@ -233,11 +238,11 @@ def _tier(settings: Settings) -> List[Check]:
         found = client.saved.check()
         status = client.saved.status()
     except VineyardError as error:
-        return [Check(name, FAILED, _in_our_words(error.what), _in_our_words(error.hint))]
+        return [Check(name, FAILED, error.what, _START_AGENT if _lacks_agent(settings) else error.hint)]
     agent = "no agent" if status.agent is None else f"agent {status.agent}"
     waiting = f"{status.unsaved.number} values ({status.unsaved.nbytes} bytes) are to be saved"
     checks = [Check(name, OK, f"{status.urls[0]} ({status.durability}, {agent}); {waiting}")]
-    checks += [Check(name, FAILED if _LATE in text else WARNING, _in_our_words(text)) for text in found]
+    checks += [_about(name, finding, status) for finding in found]
     local = [disk for disk in status.disks if disk.purpose == "tier" and disk.file_system in _OF_ONE_HOST]
     if settings.rpc_endpoint is not None and local:
         what = (
@@ -256,11 +261,24 @@ def _without_effect(settings: Settings) -> Iterator[Check]:
                 yield Check(option, WARNING, "It is set, and no tier is a bucket.", "Empty it, or set [vineyard] tier.")
 
 
-def _in_our_words(text: str) -> str:
-    """Return what core says with the command and the options that people have here."""
-    return re.sub(r"vineyard-client agent( --socket PATH --tier URL)?", "airflow-vineyard agent", text).replace(
-        "lower the reserve", "lower [vineyard] disk_reserve"
-    )
+def _about(name: str, finding: Finding, status: TierStatus) -> Check:
+    """Return what core found with the command and the options that people have here."""
+    late = finding.kind == "late"
+    remedy = _START_AGENT if late and status.agent is None else _REMEDIES.get(finding.kind, finding.remedy)
+    return Check(name, FAILED if late else WARNING, finding.what, remedy)
+
+
+def _lacks_agent(settings: Settings) -> bool:
+    """Tell whether it is the agent that is missing for a tier that needs one."""
+    from vineyard_client import VineyardError
+
+    if is_folder(settings.tier[0]):
+        return False
+    try:
+        saved = get_client(settings).saved
+        return saved is not None and saved.status().agent is None
+    except VineyardError:
+        return False  # what is wrong is told already
 
 
 def _endpoint(settings: Settings, status: StoreStatus) -> Check:

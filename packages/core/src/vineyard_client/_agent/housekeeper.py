@@ -25,14 +25,14 @@ from datetime import timedelta
 from itertools import islice
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, TypeVar, Union
 
-from .._calls.saved import about_disks
+from .._calls.saved import about_disks, about_speed
 from .._calls.session import Session
 from .._io.deadline import Deadline
 from .._tiers import doorbell
 from .._tiers.contract import Tier
 from .._tiers.keys import check_key, is_key
 from .._tiers.local import Tiers
-from .._tiers.notes import OVERFLOW, UNSAVED
+from .._tiers.notes import DELETED, OVERFLOW, UNSAVED
 from .._tiers.options import TierOptions
 from .._tiers.urls import open_tier
 from ..exceptions import TierFailed, TierRefused, TierUnavailable, VineyardError
@@ -143,9 +143,12 @@ class Agent:
         self._saving: Dict[str, Future[int]] = {}
         self._loading: Dict[str, Future[Dict[str, Any]]] = {}
         self._retries: Dict[str, List[float]] = {}
+        self._deleting: Optional[Future[None]] = None
         self._counts: Counter[str] = Counter()
         self._last_error = ""
         self._pool = ThreadPoolExecutor(_TRANSFERS, thread_name_prefix="transfer")
+        # For what somebody waits for: it is not behind a backlog for which nobody does.
+        self._awaited = ThreadPoolExecutor(_TRANSFERS, thread_name_prefix="awaited")
 
     # ---- life
 
@@ -173,6 +176,7 @@ class Agent:
                     door.close()
                     self._drain()
                     self._pool.shutdown()
+                    self._awaited.shutdown()
                 left = len(self._notes.names(UNSAVED))
                 if left:
                     log.error("%d values are not saved; the next agent goes on with them", left)
@@ -217,14 +221,15 @@ class Agent:
     def _check(self) -> None:
         """See whether the tier works: here, and not when the first value is lost."""
         try:
-            self._tier.check()
+            found = list(about_speed(self._tiers, self._tier.check))
         except TierRefused:
             raise
         except TierFailed as error:
             self._failed(error)
             log.warning("the tier does not work yet: %s", error)
-        for sentence in about_disks(self._tiers):
-            log.warning("%s", sentence)
+            found = []
+        for finding in [*found, *about_disks(self._tiers)]:
+            log.warning("%s", finding)
 
     def _live(self) -> bool:
         """Look again and again; return True when told to end, False when the server has ended and so shall we."""
@@ -270,6 +275,10 @@ class Agent:
             if self._retries.get(name, [0.0])[0] <= now:
                 self._save(name)
         self._store.give_back(self._stores_wanted(names))
+        if self._notes.names(DELETED) and (self._deleting is None or self._deleting.done()):
+            self._deleting = self._pool.submit(self._delete)
+
+    def _delete(self) -> None:
         try:
             self._counts["deleted"] += self._tidying.deletions()
         except TierFailed as error:
@@ -298,7 +307,7 @@ class Agent:
         if not waiting:
             return True
         wait(waiting, None if deadline is None else deadline.remaining())
-        failures = [future.exception() for future in waiting if future.done()]
+        failures = [future.exception() for future in waiting if future.done() and not future.cancelled()]
         hopeless = [error for error in failures if error is not None and not isinstance(error, TierUnavailable)]
         if len(hopeless) == len(waiting):
             return True
@@ -315,11 +324,13 @@ class Agent:
 
     # ---- saving
 
-    def _save(self, name: str) -> Future[int]:
+    def _save(self, name: str, *, awaited: bool = False) -> Future[int]:
+        """Save a value, if that is not being done; at once if somebody waits for it."""
         with self._lock:
             future = self._saving.get(name)
-            if future is None:
-                future = self._saving[name] = self._pool.submit(self._saved, name)
+            if future is None or (awaited and future.cancel()):
+                pool = self._awaited if awaited else self._pool
+                future = self._saving[name] = pool.submit(self._saved, name)
             return future
 
     def _saved(self, name: str) -> int:
@@ -382,7 +393,7 @@ class Agent:
         if do == "drain":
             return self._drained_by(Deadline(float(request["timeout"])))
         if do == "save":
-            self._await(self._save(str(request["name"])))
+            self._await(self._save(str(request["name"]), awaited=True))
             return {}
         if do == "load":
             return self._load(request)
@@ -407,12 +418,12 @@ class Agent:
             raise ValueError("a size is none")
         for name in self._notes.names(UNSAVED):  # it may be on its way there, out of a store that has ended
             if name.startswith(token):
-                self._await(self._save(name))
+                self._await(self._save(name, awaited=True))
         with self._lock:
             future = self._loading.get(token)
             if future is None:
                 wanted = Wanted(token, key, size, str(request.get("type", "")))
-                future = self._loading[token] = self._pool.submit(self._loaded, wanted)
+                future = self._loading[token] = self._awaited.submit(self._loaded, wanted)
         return self._await(future)
 
     def _await(self, future: Future[Done]) -> Done:

@@ -6,13 +6,14 @@ None of it lists the server: the notes say what is unsaved, and a tier is listed
 from __future__ import annotations
 
 import os
+import time
 from contextlib import suppress
 from dataclasses import replace
-from typing import Dict, Iterable, Iterator, List, Sequence, Set
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence, Set
 
 from .._store import objects
 from .._tiers import doorbell
-from .._tiers.facts import Disk, Durable, SavedCopy, TierStatus
+from .._tiers.facts import Disk, Durable, Finding, SavedCopy, TierStatus
 from .._tiers.folder import file_system, is_remote
 from .._tiers.keys import is_key, quote_part
 from .._tiers.local import Tiers
@@ -24,7 +25,7 @@ from ..reference import ObjectRef, number_of
 from . import writing
 from .session import Session
 
-__all__ = ["SavedValues", "about_disks"]
+__all__ = ["SavedValues", "about_disks", "about_speed"]
 
 # Seconds after which something must be wrong if a value is still unsaved.
 _OLD = 300.0
@@ -34,6 +35,9 @@ _NAMED = 5
 
 # Seconds for the agent to say how it does.
 _ANSWER = 5.0
+
+# Seconds for saving, reading and deleting a few bytes that are much.
+_SLOW = 3.0
 
 # File systems that are memory.
 _MEMORY = ("tmpfs", "ramfs")
@@ -202,70 +206,89 @@ class SavedValues:
                 "Start it: vineyard-client agent.",
             )
 
-    def check(self) -> List[str]:
+    def check(self) -> List[Finding]:
         """Save, read and delete a small object in the tier that is written; return what else is not as it should be.
 
-        Each sentence says what is wrong and what to do; none means that all is well.
+        No finding means that all is well.
 
         Raises:
             TierFailed: the tier does not work, or the notes cannot be written.
         """
         tiers = self._tiers
         tiers.notes.check()
-        found: List[str] = []
+        found: List[Finding] = []
         if tiers.folder is None or tiers.options.durability == BEHIND:
             tiers.ensure_agent()
         status = self.status()
         if tiers.folder is not None:
-            tiers.folder.check()
+            found += about_speed(tiers, tiers.folder.check)
         if tiers.folder is None or status.agent is not None:
-            asked = tiers.ask({"do": "check"})
-            if str(asked.get("url")).rstrip("/") != tiers.url.rstrip("/"):
-                found.append(
-                    f"The agent saves in {asked.get('url')}, and this client reads {tiers.url}: give both one tier."
-                )
-            if asked.get("spill") != tiers.notes.folder:
-                found.append(
-                    f"The agent has its notes in {asked.get('spill')}, and this client in {tiers.notes.folder}: give "
-                    "both the same folder (option spill)."
-                )
-        elif status.durability == "behind":
-            found.append(
-                "No agent runs, so each put waits until its value is saved: start one (vineyard-client agent)."
-            )
+            found += self._about_agent()
+        elif status.durability == BEHIND:
+            what = "No agent runs, so each put waits until its value is saved."
+            found.append(Finding("no agent", what, "Start one: vineyard-client agent."))
         return [*found, *about_disks(tiers), *_about_work(status), *self._about_lost()]
 
-    def _about_lost(self) -> Iterator[str]:
+    def _about_agent(self) -> Iterator[Finding]:
+        """Have the agent try its tier, and compare what it has with what is here."""
+        tiers = self._tiers
+        asked: Dict[str, Any] = {}
+        yield from about_speed(tiers, lambda: asked.update(tiers.ask({"do": "check"})))
+        if str(asked.get("url")).rstrip("/") != tiers.url.rstrip("/"):
+            what = f"The agent saves in {asked.get('url')}, and this client reads {tiers.url}."
+            yield Finding("apart", what, "Give both one tier.")
+        if asked.get("spill") != tiers.notes.folder:
+            what = f"The agent has its notes in {asked.get('spill')}, and this client in {tiers.notes.folder}."
+            yield Finding("apart", what, "Give both the same folder (option spill).")
+
+    def _about_lost(self) -> Iterator[Finding]:
         notes = self._tiers.notes
         lost = [note for note in (notes.read(LOST, name) for name in notes.names(LOST)) if note is not None]
         if lost:
             keys = ", ".join(note.key for note in lost[:_NAMED]) + (", and more" if len(lost) > _NAMED else "")
-            yield (
-                f"{len(lost)} values were lost with their store before they were saved: {keys}. Run again what put "
-                f"them; deleting them removes the notes in {os.path.join(notes.folder, LOST)}."
+            yield Finding(
+                "lost",
+                f"{len(lost)} values were lost with their store before they were saved: {keys}.",
+                f"Run again what put them; deleting them removes the notes in {os.path.join(notes.folder, LOST)}.",
             )
 
 
-def about_disks(tiers: Tiers) -> Iterator[str]:
-    """Iterate over what is wrong with the places that are written: a sentence each, with what to do."""
+def about_speed(tiers: Tiers, check: Callable[[], object]) -> Iterator[Finding]:
+    """Try the tier, and say so if that takes long."""
+    started = time.monotonic()
+    check()
+    took = time.monotonic() - started
+    if took > _SLOW:
+        yield Finding(
+            "slow",
+            f"{tiers.url} is slow: it took {took:.1f} s to save, read and delete a few bytes.",
+            "Who saves through waits at least as long for each value: look for what slows it down, or save behind "
+            f"(option durability); transfers end after {tiers.options.timeout:.0f} s (option timeout).",
+        )
+
+
+def about_disks(tiers: Tiers) -> Iterator[Finding]:
+    """Iterate over what is wrong with the places that are written."""
     reserve = tiers.options.reserve
     for disk in _disks(tiers):
         if disk.file_system in _MEMORY:
             what = "The tier" if disk.purpose == "tier" else "The folder of notes and overflow"
-            yield (
-                f"{what} {disk.path} is in memory ({disk.file_system}): what is there ends with the host, and "
-                f"takes its memory. Give a folder on a disk (option {disk.purpose})."
+            yield Finding(
+                "memory",
+                f"{what} {disk.path} is in memory ({disk.file_system}): what is there ends with the host, and takes "
+                "its memory.",
+                f"Give a folder on a disk (option {disk.purpose}).",
             )
         elif disk.purpose == "spill" and is_remote(disk.path):
-            yield (
-                f"The folder of notes and overflow {disk.path} is on a network ({disk.file_system}): give one on a "
-                "disk of this host (option spill)."
-            )
+            what = f"The folder of notes and overflow {disk.path} is on a network ({disk.file_system})."
+            yield Finding("network", what, "Give one on a disk of this host (option spill).")
         if disk.size and disk.free <= reserve * disk.size:
-            yield (
+            yield Finding(
+                "full",
                 f"{disk.path} takes nothing more: {disk.free} bytes are free, and {reserve:.0%} of {disk.size} are "
-                "to stay free. Free what no DAG run needs any more (gc), give it a larger disk, or lower the "
-                "reserve."
+                "to stay free.",
+                "Free what no DAG run needs any more (gc), give it a larger disk, or lower the reserve (option "
+                "reserve).",
             )
 
 
@@ -278,17 +301,14 @@ def _disks(tiers: Tiers) -> Iterator[Disk]:
             yield Disk(folder, purpose, file_system(folder), free, size)
 
 
-def _about_work(status: TierStatus) -> Iterator[str]:
+def _about_work(status: TierStatus) -> Iterator[Finding]:
     if status.unsaved.age > _OLD:
-        yield (
+        what = (
             f"{status.unsaved.number} values ({status.unsaved.nbytes} bytes) are not saved yet, the oldest for "
-            f"{status.unsaved.age:.0f} s: "
-            + (
-                f"see the log of the agent. {status.last_error}".strip()
-                if status.agent is not None
-                else "start the agent (vineyard-client agent)."
-            )
+            f"{status.unsaved.age:.0f} s. {status.last_error}"
         )
+        remedy = "Start the agent: vineyard-client agent." if status.agent is None else "See the log of the agent."
+        yield Finding("late", what.strip(), remedy)
 
 
 def _existing(path: str) -> str:

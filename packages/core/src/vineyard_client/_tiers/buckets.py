@@ -12,6 +12,7 @@ Credentials are found as obstore finds them: in the environment, from an instanc
 from __future__ import annotations
 
 import re
+import time
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Dict, Iterable, Iterator, Mapping, Optional, Sequence
@@ -39,10 +40,23 @@ _BATCH = 1000
 # Seconds within which somebody must accept a connection.
 _CONNECT = "5s"
 
+# Options that are those of the client which speaks HTTP, and not of the store.
+_HTTP = (
+    *("allow_http", "allow_invalid_certificates", "root_certificate"),
+    *("proxy_url", "proxy_ca_certificate", "proxy_excludes"),
+)
+
 # What a service says, in its own words, when it is not our bytes that are wrong.
 _FULL = re.compile(r"QuotaExceeded|InsufficientStorage|StorageFull|\b507\b|TooManyTenants|account.*disk quota", re.I)
 _NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|bucket does not exist|container does not exist", re.I)
-_CLOCK = re.compile(r"RequestTimeTooSkewed|Request has expired|date.*skew", re.I)
+_CLOCK = re.compile(
+    r"RequestTimeTooSkewed|Request has expired|Signature (?:expired|not yet current)|date.*skew|"  # S3
+    r"Request date header too old|"  # Azure
+    r"Invalid JWT.*\biat\b",  # Google
+    re.I,
+)
+# Where an instance's role is asked for credentials: nobody has given any.
+_NO_CREDENTIALS = re.compile(r"//169\.254\.\d|//metadata\.google\.internal|token request", re.I)
 _REFUSED = re.compile(
     r"\b40[13]\b|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|AuthenticationFailed|Forbidden|Unauthorized|"
     r"InvalidBucketName|credential",
@@ -72,17 +86,21 @@ class BucketTier:
                 "Install it where the agent runs: pip install 'vineyard-client[buckets]'.",
             ) from error
         self.url = url
+        self._timeout = timeout
         self._obstore: Any = obstore
         settings: Dict[str, Any] = dict(options or {})
         client: Dict[str, Any] = {"timeout": f"{timeout:.0f}s", "connect_timeout": _CONNECT}
-        if str(settings.get("endpoint", settings.get("aws_endpoint", ""))).startswith("http://"):
+        if any(re.search(r'(?:^|")http://', str(value)) for value in settings.values()):
             client["allow_http"] = True
+        client.update((name, settings.pop(name)) for name in _HTTP if name in settings)
         retry = {"max_retries": 10, "retry_timeout": timedelta(seconds=timeout)}
         try:
             self._store: Any = self._obstore.store.from_url(
                 url, config=settings, client_options=client, retry_config=retry
             )
-        except Exception as error:  # obstore has no common class for what it raises here
+        except BaseException as error:  # obstore has no common class for what it raises here
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
             raise TierRefused(
                 f"The tier {url} cannot be opened: {_words(error)}.", "Correct the URL, or the options of the tier."
             ) from error
@@ -209,23 +227,37 @@ class BucketTier:
     @contextmanager
     def _errors(self, what: str) -> Iterator[None]:
         """Raise what obstore raises as an error of ours."""
+        started = time.monotonic()
         try:
             yield
         except (TierFailed, ObjectNotFound, ObjectCorrupted):
             raise
         except (self._obstore.exceptions.BaseError, OSError) as error:
-            raise error_for(f"{what} {self.url}", error) from error
+            # obstore does not tell a time-out from other ends of a connection.
+            late = time.monotonic() - started >= self._timeout
+            raise error_for(f"{what} {self.url}", error, late=late) from error
 
 
-def _words(error: Exception) -> str:
+def _words(error: BaseException) -> str:
     """Return an error's text in one line; obstore's own goes on with the structure of what is in it."""
     text = str(error).partition("\n\nDebug source")[0]
     return re.sub(r"\s+", " ", text).strip().rstrip(".")[:500]
 
 
-def error_for(what: str, error: Exception) -> TierFailed:
-    """Return the error of ours for one of a service; ``what`` is a sentence without its end."""
+def error_for(what: str, error: Exception, *, late: bool = False) -> TierFailed:
+    """Return the error of ours for one of a service.
+
+    Args:
+        what: a sentence without its end.
+        error: what obstore raised.
+        late: whether all the time had gone by that there was.
+    """
     words, name = _words(error), type(error).__name__
+    if _NO_CREDENTIALS.search(words):
+        return TierUnavailable(
+            f"{what}: there are no credentials, and this host has no role that gives some: {words}.",
+            "Give the agent credentials: in its environment, or as options of the tier.",
+        )
     sentence = f"{what}: {words}."
     if _CLOCK.search(words):
         return TierRefused(sentence, "The clock of this host is off: set it (NTP) and try again.")
@@ -235,4 +267,7 @@ def error_for(what: str, error: Exception) -> TierFailed:
         return TierRefused(sentence, "Make the bucket, or correct the URL of the tier.")
     if name in ("PermissionDeniedError", "UnauthenticatedError") or _REFUSED.search(words):
         return TierRefused(sentence, "Check the credentials that the agent has, and what they allow.")
+    if late:
+        hint = "See whether it works; if it is only slow, give each transfer more time (option timeout)."
+        return TierUnavailable(sentence, hint)
     return TierUnavailable(sentence, "Trying again is safe once it answers.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Mapping, Optional, Tuple
 
-__all__ = ["Backlog", "Disk", "Durable", "SavedCopy", "TierStatus"]
+__all__ = ["Backlog", "Disk", "Durable", "Finding", "SavedCopy", "TierStatus"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,27 @@ class Durable:
             return self.place
         detail = self.place or self.reason
         return f"{self.state}: {detail}" if detail else self.state
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something about tiers that is not as it should be; as a text it is both sentences.
+
+    Attributes:
+        kind: ``late``: values wait for too long. ``lost``: values ended with their store. ``no agent``: none runs.
+            ``slow``: the tier takes long for little. ``apart``: client and agent have different tiers or notes.
+            ``memory``: a folder is in memory, ``network``: or on a network. ``full``: a disk takes nothing more.
+        what: is the case.
+        remedy: what to do, in the words of this package's command line.
+    """
+
+    kind: str
+    what: str
+    remedy: str
+
+    def __str__(self) -> str:
+        """Return what is the case, and what to do."""
+        return f"{self.what} {self.remedy}"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ writer leaves is swept when it is a day old.
 On a network's file system nothing is mapped: a file that another host deletes would take its pages away under a reader,
 whose process the kernel would end. There it is loaded.
 
-Files are for their owner alone (0600, folders 0700), whatever the umask.
+Files are for their owner alone (0600, folders 0700), whatever the umask; where a group may write,
+``sharing`` has what holds.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import os
 import stat
 import time
 from contextlib import contextmanager, suppress
-from typing import Iterable, Iterator, Optional, Sequence
+from typing import Callable, Iterable, Iterator, Optional, Sequence
 
 from .._io.fds import OwnedFD
 from .._io.mapping import write_all
@@ -27,10 +28,13 @@ from .contract import Chunk, Entry, Write
 from .keys import is_key, make_key
 from .sharing import share
 
-__all__ = ["FolderTier", "is_remote", "require_disk", "write_file"]
+__all__ = ["FolderTier", "file_system", "is_remote", "require_disk", "write_file"]
 
 # Bytes read at a time when a file is loaded.
 _PIECE = 1 << 20
+
+# How often a folder is made that others remove, because it is empty, before a file is in it.
+_TRIES = 100
 
 # Seconds after which a temporary file counts as left by a killed writer.
 _STALE = 86_400.0
@@ -90,10 +94,23 @@ class FolderTier:
             TierUnavailable: the disk fails.
         """
         path = self._file(key)
-        with self._errors(f"A value cannot be saved in {self.path}", missing=True):
-            _make_folders(self.path, os.path.dirname(path))
+
+        def write() -> None:
             require_disk(self.path, sum(memoryview(chunk).nbytes for chunk in chunks), self._reserve)
             write_file(path, chunks, sync=self._sync)
+
+        with self._errors(f"A value cannot be saved in {self.path}", missing=True):
+            self._in_folder(path, write)
+
+    def _in_folder(self, path: str, write: Callable[[], None]) -> None:
+        """Have a file written; again if somebody deletes the last file in its folder meanwhile."""
+        for attempt in range(_TRIES):
+            _make_folders(self.path, os.path.dirname(path))
+            try:
+                return write()
+            except FileNotFoundError:
+                if attempt == _TRIES - 1:
+                    raise
 
     def load(self, key: str, size: int, write: Write) -> None:
         """Hand over the bytes of a file.
@@ -164,8 +181,8 @@ class FolderTier:
             ObjectNotFound: there is none under the old one.
         """
         path = self._file(new)
-        with self._errors(f"A value cannot be saved in {self.path}", missing=True):
-            _make_folders(self.path, os.path.dirname(path))
+
+        def write() -> None:
             temporary = _temporary(path)
             try:
                 os.link(self._file(old), temporary, follow_symlinks=False)
@@ -178,6 +195,9 @@ class FolderTier:
                 # A rename between two names of one file does nothing, and leaves both.
                 with suppress(FileNotFoundError):
                     os.unlink(temporary)
+
+        with self._errors(f"A value cannot be saved in {self.path}", missing=True):
+            self._in_folder(path, write)
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete files, and the folders that are empty then."""
@@ -260,7 +280,7 @@ def failed(what: str, error: OSError) -> TierFailed:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return TierFull(words, "Free what no DAG run needs any more (gc), or give it a larger disk.")
     if error.errno in _REFUSED:
-        return TierRefused(words, "Give a folder that this user can write to.")
+        return TierRefused(words, "Give a folder that this user can read and write.")
     return TierUnavailable(words, _DISK_HINT)
 
 
@@ -272,18 +292,19 @@ def _short(place: str, key: str, found: int, size: int) -> ObjectCorrupted:
 
 def _make_folders(root: str, folder: str) -> None:
     """Make a folder and those above it; those that are there keep their modes."""
-    try:
-        os.makedirs(root, mode=0o700, exist_ok=True)
-        missing = []
-        while len(folder) > len(root) and not os.path.isdir(folder):
-            missing.append(folder)
-            folder = os.path.dirname(folder)
-        for path in reversed(missing):
-            with suppress(FileExistsError):
-                os.mkdir(path, 0o700)
-                share(path, os.path.dirname(path))
-    except FileNotFoundError:  # somebody has just deleted the last file in it
-        os.makedirs(folder, mode=0o700, exist_ok=True)
+    os.makedirs(root, mode=0o700, exist_ok=True)
+    while not os.path.isdir(folder):
+        missing = folder  # or the first above it that is
+        while not os.path.isdir(os.path.dirname(missing)):
+            missing = os.path.dirname(missing)
+        try:
+            os.mkdir(missing, 0o700)
+            share(missing, os.path.dirname(missing))
+        except FileExistsError:
+            if os.path.islink(missing) or os.path.isfile(missing):
+                raise
+        except FileNotFoundError:
+            pass  # somebody has just deleted the last file in the folder above: that is made again, too
 
 
 def _temporary(path: str) -> str:
@@ -310,7 +331,7 @@ def write_file(path: str, chunks: Sequence[Chunk], *, sync: bool = False) -> Non
     with _removed_on_failure(temporary):
         owner = OwnedFD()
         try:
-            _create(temporary, owner)
+            owner.take(os.open, temporary, _NEW, 0o600)
             share(owner.fd, os.path.dirname(path))
             write_all(owner.fd, 0, chunks)
             if sync:
@@ -324,14 +345,6 @@ def write_file(path: str, chunks: Sequence[Chunk], *, sync: bool = False) -> Non
             os.fsync(owner.fd)
         finally:
             owner.close()
-
-
-def _create(path: str, owner: OwnedFD) -> None:
-    try:
-        owner.take(os.open, path, _NEW, 0o600)
-    except FileNotFoundError:  # the folder was empty for a moment, and somebody removed it
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        owner.take(os.open, path, _NEW, 0o600)
 
 
 def require_disk(folder: str, nbytes: int, reserve: float) -> None:
