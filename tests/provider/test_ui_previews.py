@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any, Dict
+from typing import Any, Callable, Dict, List
 
 import pytest
 
@@ -17,8 +17,8 @@ TABLE: Dict[str, Any] = {
     "rows": 2,
     "cols": 1,
     "columns": [{"name": "a", "type": "int64", "nulls": 0, "min": 1, "max": 2, "mean": 1.5, "hist": [1, 1]}],
-    "index": "i",
-    "head": [[0, 1], [1, 2]],
+    "index": {"type": "pandas.Index", "name": "i"},
+    "head": [[1], [2]],
     "sampled": 2,
 }
 
@@ -46,6 +46,64 @@ def test_what_core_makes_passes() -> None:
         {"kind": "tree", "t": "dict", "n": 1, "kids": [["a", {"t": "int", "v": 1}], [None, {"t": "x", "shape": [1]}]]},
     ):
         assert checked(whole) == whole
+
+
+def _values() -> Dict[str, Callable[[], Any]]:
+    """Return what makes a value of each kind, of those libraries that are installed."""
+
+    def frame() -> Any:
+        pandas = pytest.importorskip("pandas")
+        return pandas.DataFrame(
+            {"n": [1, 2, None], "t": ["a", "b", None], "when": pandas.Timestamp("2026-01-01", tz="UTC"), 7: [1, 2, 3]}
+        )
+
+    def indexed() -> Any:
+        return frame().set_index(["t", "n"])
+
+    def series() -> Any:
+        return frame()["t"].astype("category")
+
+    def large() -> Any:
+        numpy = pytest.importorskip("numpy")
+        return pytest.importorskip("pandas").DataFrame({f"c{n}": numpy.arange(50_000.0) for n in range(60)})
+
+    def arrays(*shape: int) -> Callable[[], Any]:
+        return lambda: pytest.importorskip("numpy").ones(shape)
+
+    return {
+        **{each.__name__: each for each in (frame, indexed, series, large)},
+        **{f"array {shape}": arrays(*shape) for shape in ((), (5,), (300, 200), (4, 5, 6), (0, 3))},
+        "objects": lambda: pytest.importorskip("numpy").array([None, {"a": 1}], dtype=object),
+        "moments": lambda: pytest.importorskip("numpy").array(["2026-01-01", "NaT"], dtype="datetime64[s]"),
+        "arrow": lambda: pytest.importorskip("pyarrow").table({"a": [1, None], "b": ["x", "y"]}),
+        "polars": lambda: pytest.importorskip("polars").DataFrame({"a": [1, None], "b": ["x", "y"]}),
+        "text": lambda: "x" * 100_000,
+        "bytes": lambda: bytes(100_000),
+        "tree": lambda: {"a": [1, 2.5, None, math.inf, 1 << 99, {"deep": ({"er": [1]},)}], 7: b"x", "s": {1}},
+        "tree of arrays": lambda: {"rows": arrays(5, 5)(), "frame": frame(), "many": list(range(1000))},
+    }
+
+
+def _with_figures_apart(preview: Dict[str, Any]) -> Dict[str, Any]:
+    """Return a preview as the page has it: what the figures of a column are stands in ``stats``."""
+    columns: List[Dict[str, Any]] = preview.get("columns", [])
+    for column in columns:
+        figures = {name: column.pop(name) for name in ("min", "max", "mean") if name in column}
+        column.update({"stats": figures} if figures else {})
+    return preview
+
+
+@pytest.mark.parametrize("level", ["schema", "head", "stats"])
+@pytest.mark.parametrize("name", list(_values()))
+def test_what_core_made_of_a_value_passes_whole(store: Any, name: str, level: str) -> None:
+    """Each field of each kind arrives at the page, as core makes it today."""
+    ref = store.put(_values()[name](), preview=level)
+    found = store.preview(ref)
+    assert found is not None
+    kept = checked(found)
+    assert kept is not None, found
+    assert kept == _with_figures_apart(found)
+    assert json.loads(json.dumps(kept, allow_nan=False)) == kept
 
 
 @pytest.mark.parametrize(

@@ -249,6 +249,33 @@ def test_rows_of_all_kinds(airflow: Any, store: Any, rows: Any, readable: Any, o
     }
 
 
+def test_what_its_store_lost(airflow: Any, store: Any, rows: Any, readable: Any, options: Any, tmp_path: Path) -> None:
+    """A row says "soon" for ever: of one value it is looked up whether it was saved, of many it is not known."""
+    from airflow_provider_vineyard.clients import get_client
+    from airflow_provider_vineyard.reference import RowReference
+    from airflow_provider_vineyard.settings import get_settings
+    from airflow_provider_vineyard.ui import stores
+
+    options(tier=tmp_path / "values", durability="through")
+    row = put({"saved": "x" * 100_000})
+    ref = RowReference.parse(row).ref
+    row["vineyard"]["durable"] = f"soon: {tmp_path / 'values'}"
+    rows(row)
+    state = ("state", "safe", "type")
+    assert [get(airflow, value_of())[1][name] for name in state] == ["there", "yes", "builtins.dict"]
+    # A client without a tier leaves the copy.
+    assert store.delete(ref)
+    stores._hosts.forget()
+    assert [get(airflow, "/api/values")[1]["values"][0][name] for name in state] == ["away", "unknown", "builtins.dict"]
+    found = get(airflow, value_of())[1]
+    assert [found[name] for name in state] == ["tier", "yes", "builtins.dict"]
+    assert "not in memory" in found["no_preview"]
+    # One with the tier does not.
+    get_client(get_settings()).delete(ref)
+    stores._hosts.forget()
+    assert [get(airflow, value_of())[1][name] for name in state] == ["gone", "lost", "builtins.dict"]
+
+
 def test_the_database_pages_and_adds_up(airflow: Any, store: Any, rows: Any, readable: Any) -> None:
     """Each row is on one page; a page that begins nowhere is refused; forged sizes do not count."""
     for number in range(7):

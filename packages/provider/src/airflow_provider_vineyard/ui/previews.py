@@ -49,11 +49,10 @@ def _table(data: Mapping[str, Any]) -> Dict[str, Any]:
     made: Dict[str, Any] = {"columns": [_column(each) for each in _list(data.get("columns"), _COLUMNS)]}
     _counts(data, made, "rows", "cols", "sampled")
     if "index" in data:
-        made["index"] = _scalar(data["index"], _NAME)
+        index = _object(data["index"])
+        made["index"] = {name: _text(index[name], _NAME) for name in ("type", "name") if name in index}
     if "head" in data:
-        made["head"] = [
-            [_scalar(cell, _CELL) for cell in _list(row, _COLUMNS + 1)] for row in _list(data["head"], _ROWS)
-        ]
+        made["head"] = [[_scalar(cell, _CELL) for cell in _list(row, _COLUMNS)] for row in _list(data["head"], _ROWS)]
     return made
 
 
@@ -110,6 +109,8 @@ def _node(data: object, depth: int) -> Dict[str, Any]:
         made["k"] = _scalar(fields["k"], _NAME)
     if "shape" in fields:
         made["shape"] = [_count(each) for each in _list(fields["shape"], _DIMENSIONS)]
+    if "dtype" in fields:
+        made["dtype"] = _text(fields["dtype"], _NAME)
     if "kids" in fields:
         made["kids"] = [_kid(each, depth + 1) for each in _list(fields["kids"], _MEMBERS)]
     return made

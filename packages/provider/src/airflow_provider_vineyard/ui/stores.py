@@ -19,7 +19,7 @@ from airflow_provider_vineyard.ui.hosts import BUDGET, Answer, Hosts
 if TYPE_CHECKING:
     from vineyard_client import Client, ObjectInfo, ObjectRef, Peer
 
-__all__ = ["Sight", "delete", "look", "preview", "states"]
+__all__ = ["Sight", "delete", "look", "preview", "saved", "states"]
 
 _LOCAL = "this host"
 
@@ -117,9 +117,26 @@ def preview(ref: ObjectRef, where: str) -> Tuple[object, str]:
 
     store = where or _LOCAL
     answer = _hosts.ask({(store, ("preview", ref.id, ref.token)): ask})[(store, ("preview", ref.id, ref.token))]
+    if not where and type(answer.error).__name__ == "ObjectNotFound":
+        return None, "It is kept beside the value, which is not in memory."
     if answer.error is not None:
         return None, _words(store, answer.error)
     return answer.value, "" if answer.value is not None else "It was put without a preview, or before there were any."
+
+
+def saved(refs: Sequence[ObjectRef]) -> str:
+    """Return whether all these are saved, as ``Durable`` says it; a tier may be asked for it. Empty if nobody knows."""
+    settings = _ready()
+
+    def ask(seconds: float) -> str:
+        values = _client(settings).saved
+        if values is None:
+            return ""
+        found = [values.where(ref) for ref in refs]
+        return str(next((each for each in found if each.state != "yes"), found[0]))
+
+    answer = _hosts.once(ask)
+    return answer.value or ""
 
 
 def delete(found: Sequence[Tuple[ObjectRef, Sight]]) -> Tuple[int, str]:

@@ -101,6 +101,9 @@ def value(asked: Asked, reader: Reader) -> Dict[str, Any]:
         reader = reader._replace(dag_ids=reader.dag_ids | {xcom.dag_id})
         sights = places.look([(row.host, (row.ref, *row.parts.values()))])[0]
         presence = _presence(row, sights, reader)
+        if presence["state"] == "away" and _is_of(row, None, reader.dag_ids):
+            gone = [ref for ref, sight in zip((row.ref, *row.parts.values()), sights) if sight.info is None]
+            presence.update(_of_copy(*_safe(places.saved(gone))))
         line.update(presence)
         line["deletable"] = row.owned and presence["state"] == "there" and reader.may_delete(xcom.dag_id)
         if presence["state"] == "there" or (presence["state"] != "other" and _is_of(row, None, reader.dag_ids)):
@@ -245,9 +248,19 @@ def _presence(row: RowReference, sights: Sequence[places.Sight], reader: Reader)
         shown.update(state="there", store=sights[0].where, replicas=replicas)
     saved = next((sight.durable for sight in sights if sight.durable), "")
     shown["safe"], shown["place"] = _safe(saved or row.durable)
-    if shown["state"] == "gone" and (row.ref.copy is not None and shown["safe"] == "yes"):
-        shown.update(state="tier", why="It is not in memory; the next task that reads it loads its copy.")
+    if shown["state"] == "gone" and (row.ref.copy is not None or shown["safe"] == "no"):
+        shown.update(_of_copy(shown["safe"], shown["place"]))
     return shown
+
+
+def _of_copy(safe: str, place: str) -> Dict[str, Any]:
+    """Return what there is to say of a value that is in no store any more, by what is known of its copy."""
+    if safe == "yes":
+        return {"state": "tier", "why": "The next task that reads it loads its copy.", "safe": safe, "place": place}
+    if safe == "no":
+        return {"state": "gone", "why": "It was freed, or its store restarted.", "safe": "lost", "place": place}
+    # Its row was written before it was saved, if it was.
+    return {"state": "away", "why": "If it was saved, the next task that reads it loads its copy.", "safe": "unknown"}
 
 
 def _safe(durable: str) -> Tuple[str, str]:

@@ -6,6 +6,7 @@ import { preview } from "./preview.js";
 const STATES = {
   there: ["good", "● in memory"],
   tier: ["good", "◐ saved, not in memory"],
+  away: ["warn", "? not in memory"],
   gone: ["bad", "✕ gone"],
   silent: ["warn", "? its store does not answer"],
   unknown: ["warn", "? not asked"],
@@ -15,6 +16,7 @@ const SAFE = {
   yes: ["good", "✓ safe"],
   soon: ["warn", "… being saved"],
   no: ["bad", "✕ in memory only"],
+  lost: ["bad", "✕ no copy"],
   unknown: ["", "not known"],
 };
 const FILTERS = [
@@ -273,18 +275,26 @@ class Page {
       below.hidden = !opens;
       button.setAttribute("aria-expanded", opens);
       button.firstChild.textContent = opens ? "Hide" : "Show";
-      if (opens) this.detail(value, detail);
+      if (opens) this.detail(value, detail, refresh);
     };
     const name = this.name(value);
+    const at = h("td", { "data-label": "Where" });
+    const kept = h("td", { "data-label": "Safe?" });
+    // Of a value by itself more is found out, and its state may have changed.
+    const refresh = (found) => {
+      fill(at, place(found));
+      fill(kept, safe(found));
+    };
+    refresh(value);
     const button = h("button", { "aria-expanded": false, "aria-controls": id, "aria-label": `Show ${name}`, onclick: toggle }, "Show");
     const row = h(
       "tr",
       {},
       h("th", { scope: "row" }, this.where(value)),
       h("td", { "data-label": "What it is" }, value.type ? h("b", {}, value.type, " ") : null, value.text),
-      h("td", { "data-label": "Size" }, bytes(value.size)),
-      h("td", { "data-label": "Where" }, place(value)),
-      h("td", { "data-label": "Safe?" }, safe(value)),
+      h("td", { "data-label": "Size", class: "size" }, bytes(value.size)),
+      at,
+      kept,
       h("td", {}, button),
     );
     return { rows: [row, below], toggle, value };
@@ -304,7 +314,8 @@ class Page {
 
   taskPath({ dag_id: dag, run_id: run, task_id: task, map_index: index }) {
     if (this.pages === 2) return `dags/${encodeURIComponent(dag)}/grid?${new URLSearchParams({ dag_run_id: run, task_id: task, map_index: index })}`;
-    const path = `dags/${encodeURIComponent(dag)}/runs/${encodeURIComponent(run)}/tasks/${encodeURIComponent(task)}`;
+    const [inDag, inRun, inTask] = [dag, run, task].map(segment);
+    const path = `dags/${inDag}/runs/${inRun}/tasks/${inTask}`;
     const mapped = index >= 0 ? `/mapped/${index}` : "";
     return this.go ? `${path}${mapped}/plugin/vineyard-task` : `${path}${mapped}`;
   }
@@ -319,11 +330,12 @@ class Page {
     return h("a", { href: new URL(`../${path}`, this.base).href, onclick: follow }, text);
   }
 
-  async detail(value, place) {
+  async detail(value, place, refresh) {
     fill(place, h("p", { role: "status" }, "Loading …"));
     try {
       const found = await this.request(this.valuePath(value), { key: value.key, map_index: value.map_index });
-      fill(place, this.about(found), this.shown(found), found.deletable ? this.deletion(found, place) : null);
+      refresh(found);
+      fill(place, this.about(found), this.shown(found), found.deletable ? this.deletion(found, place, refresh) : null);
     } catch (error) {
       if (error.name !== "AbortError") fill(place, this.failure(error));
     }
@@ -352,7 +364,7 @@ class Page {
     return [h("p", {}, value.text), value.no_preview ? h("p", { class: "muted" }, `No preview. ${value.no_preview}`) : null];
   }
 
-  deletion(value, place) {
+  deletion(value, place, refresh) {
     const area = h("div", { class: "bar" });
     const ask = () => {
       const sure = h("button", { class: "danger", onclick: free }, "Free it");
@@ -367,7 +379,7 @@ class Page {
       try {
         const options = { method: "DELETE", headers: { "X-Vineyard": "1" } };
         await this.request(this.valuePath(value), { key: value.key, map_index: value.map_index }, options);
-        await this.detail(value, place);
+        await this.detail(value, place, refresh);
         place.prepend(h("p", { role: "status", class: "note" }, `Freed. It is gone: clear ${value.task_id} to have it anew.`));
       } catch (error) {
         if (error.name !== "AbortError") fill(area, this.failure(error));
@@ -376,6 +388,11 @@ class Page {
     const first = h("button", { class: "danger", onclick: ask }, "Free this value …");
     return fill(area, first);
   }
+}
+
+/** Return a name as a part of a path; spelled as Airflow's pages spell it, which otherwise do not mark the tab as open. */
+function segment(name) {
+  return encodeURIComponent(name).replaceAll("%3A", ":").replaceAll("%2B", "+");
 }
 
 function place(value) {

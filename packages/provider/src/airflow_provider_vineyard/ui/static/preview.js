@@ -11,15 +11,13 @@ export function preview(found) {
 function frame(found) {
   const head = found.head ?? [];
   const size = [found.rows === undefined ? "" : plural(found.rows, "row"), found.cols === undefined ? "" : plural(found.cols, "column")];
-  const parts = [h("p", { class: "facts" }, size.filter(Boolean).join(" × "), sample(found))];
+  const parts = [h("p", { class: "facts" }, size.filter(Boolean).join(" × "), index(found.index), sample(found))];
   const columns = found.columns;
-  // An index is one cell more in front.
-  const extra = head.length > 0 && head[0].length === columns.length + 1 ? [found.index ?? ""] : [];
   if (head.length > 0) {
     parts.push(
       table(
         "First rows",
-        [...extra.map(String), ...columns.map((column) => [shown(column.name), h("small", {}, ` ${column.type}`)])],
+        columns.map((column) => [shown(column.name), h("small", {}, ` ${column.type}`)]),
         head.map((row) => h("tr", {}, row.map((cell) => h("td", {}, shown(cell))))),
         { class: "data" },
       ),
@@ -50,14 +48,21 @@ function frame(found) {
   return h("div", {}, parts);
 }
 
+/** What the rows are named by; that they are counted goes without saying. */
+function index(found) {
+  if (!found || (!found.name && found.type === "pandas.RangeIndex")) return "";
+  return `, indexed by ${[found.name, found.type].filter(Boolean).join(", ")}`;
+}
+
 function array(found) {
+  const size = found.shape.reduce((product, length) => product * length, 1);
   const parts = [
-    h("p", { class: "facts" }, `${found.dtype}, ${found.shape.length ? found.shape.join(" × ") : "a single one"}`, sample(found)),
+    h("p", { class: "facts" }, `${found.dtype}, ${found.shape.length ? found.shape.join(" × ") : "a single one"}`, found.sampled < size ? sample(found) : ""),
   ];
   if (found.stats) parts.push(h("p", {}, range(found)));
   if (found.hist) parts.push(h("p", {}, histogram(found.hist)));
   if (found.head !== undefined) {
-    const rows = Array.isArray(found.head) ? found.head : [found.head];
+    const rows = Array.isArray(found.head) && found.head.some(Array.isArray) ? found.head : [found.head];
     parts.push(
       h(
         "div",
@@ -112,6 +117,7 @@ function node(found, depth) {
   const facts = [found.t];
   if (found.n !== undefined) facts.push(`of ${found.n}`);
   if (found.shape) facts.push(found.shape.join(" × "));
+  if (found.dtype) facts.push(found.dtype);
   const line = found.v === undefined ? h("span", { class: "type" }, facts.join(" ")) : [shown(found.v), h("small", {}, ` ${facts.join(" ")}`)];
   if (!found.kids || found.kids.length === 0) return h("span", {}, line);
   const kids = found.kids.map((kid) => {
