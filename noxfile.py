@@ -324,7 +324,8 @@ def load(session: nox.Session) -> None:
     """Run a thousand task instances with kills, clears and deletions in between: a quarter of an hour."""
     with_services(session, "-s", "tests/load")
     session.env.update(VINEYARD_EVERY_MOMENT="1", VINEYARD_INTERRUPTED="50")
-    moments = ("tests/integration/test_every_moment.py", "tests/cluster/test_every_moment.py")
+    files = ("integration/test_every_moment", "integration/test_every_moment_outside", "cluster/test_every_moment")
+    moments = [f"tests/{file}.py" for file in files]
     with_services(session, "-s", *moments, "tests/airflow/test_interruptions.py")
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Iterator
+import gc
+import sys
+from typing import Iterator, List
 
 import pytest
+from vineyard_testing.moments import Stage
 
 import vineyard_client as vc
 
@@ -14,3 +17,22 @@ def other(server: vc.EmbeddedServer, client: vc.Client) -> Iterator[vc.Client]:
     """A second client, as another process would have it."""
     with vc.connect(server.socket) as second:
         yield second
+
+
+@pytest.fixture
+def unraisable(monkeypatch: pytest.MonkeyPatch) -> Iterator[List[str]]:
+    """What was thrown away because nobody could be told; nothing, at the end."""
+    seen: List[str] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda found: seen.append(f"{found.exc_value!r} in {found.object!r}"))
+    yield seen
+    assert not seen, seen
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    """A store of its own with views that must live through everything."""
+    with vc.EmbeddedServer(size="32Mi") as server:
+        made = Stage(server.socket)
+        yield made
+        made.other.close()
+        gc.unfreeze()

@@ -7,7 +7,6 @@ import os
 import random
 import resource
 import signal
-import sys
 import threading
 import time
 from datetime import timedelta
@@ -53,14 +52,6 @@ def clean(client: vc.Client) -> None:
     for info in list(client.list()):
         client.delete(info.ref)
     client.collect()
-
-
-@pytest.fixture
-def unraisable(monkeypatch: pytest.MonkeyPatch) -> Iterator[List[str]]:
-    seen: List[str] = []
-    monkeypatch.setattr(sys, "unraisablehook", lambda found: seen.append(f"{found.exc_value!r} in {found.object!r}"))
-    yield seen
-    assert not seen, seen
 
 
 @pytest.fixture

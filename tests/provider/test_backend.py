@@ -18,10 +18,12 @@ from typing import Any, Callable, Dict, Iterator, List
 
 import pendulum
 import pytest
+from vineyard_testing.processes import paused
 
-from airflow_provider_vineyard import version_compat
+from airflow_provider_vineyard import clients, version_compat
 from airflow_provider_vineyard.reference import RowReference, RowValue, looks_like_row, parse_row
 from airflow_provider_vineyard.settings import get_settings
+from airflow_provider_vineyard.xcom import store as xcom_store
 from vineyard_client import InvalidReference, ObjectNotFound, ObjectRef, UnsafeType, UnsupportedVersion
 
 pytestmark = [pytest.mark.airflow, pytest.mark.integration]
@@ -236,6 +238,33 @@ def test_purge_never_raises_without_a_store(
     with caplog.at_level(logging.WARNING, "airflow_provider_vineyard"):
         backend.purge(result(stored))
     assert any("may still take room in vineyard" in record.getMessage() for record in caplog.records)
+
+
+def test_purging_waits_once_for_a_server_that_does_not_answer(
+    backend: Any,
+    store: Any,
+    server: Any,
+    result: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Airflow frees a task's rows one by one before it runs: the server is too slow for the first, and that is all."""
+    asked: List[object] = []
+
+    def get_client(*args: Any, **kwargs: Any) -> Any:
+        asked.append(args)
+        return clients.get_client(*args, **{**kwargs, "timeout": 0.2})
+
+    monkeypatch.setattr(xcom_store, "get_client", get_client)
+    monkeypatch.setattr(xcom_store, "_too_slow", [0.0])
+    stored = [backend.serialize_value(LARGE, **WHERE) for _ in range(3)]
+    asked.clear()
+    with paused(server.pid), caplog.at_level(logging.WARNING, "airflow_provider_vineyard"):
+        for row in stored:
+            backend.purge(result(row))
+    said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(asked) == 1 and "may still take room in vineyard" in said[0]
+    assert ["too slow" in text and "gc --orphans" in text for text in said[1:]] == [True, True]
 
 
 def test_an_object_that_is_gone(backend: Any, store: Any, result: Any) -> None:
