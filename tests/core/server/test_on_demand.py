@@ -34,7 +34,7 @@ def test_started_on_demand(path: str, temporary: Path) -> None:
     (pid,) = servers(path)
     with vc.connect(path) as client:
         assert client.status().memory_limit == 16 << 20
-    assert sorted(os.listdir(os.path.dirname(path))) == ["tmp", "v.sock", "v.sock.lock", "v.sock.log"]
+    assert sorted(os.listdir(os.path.dirname(path))) == ["v.sock", "v.sock.lock", "v.sock.log"]
     assert list(temporary.iterdir()) == []
     assert os.getpgid(pid) != os.getpgid(0)
     assert vc.stop_server(path) == pid

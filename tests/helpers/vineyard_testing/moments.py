@@ -248,6 +248,17 @@ def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
+def rehearse(stage: Stage, name: str) -> int:
+    """Make a call with nothing happening, keep nothing of it, and return how many points it has."""
+    with vc.connect(stage.socket) as client:
+        ref = prepare(name, client)
+        made: List[object] = []
+        points = points_of(lambda: made.append(call_of(name)(client, ref)))
+        if isinstance(made[0], vc.ObjectRef):  # also what no list shows
+            client.delete(made[0])
+    return points
+
+
 def everywhere(
     stage: Stage,
     unraisable: List[str],
@@ -256,14 +267,8 @@ def everywhere(
     *allowed: Type[BaseException],
 ) -> None:
     """Let something happen at the points of a call, or at one in ``PART`` of them."""
-    with vc.connect(stage.socket) as client:  # once without, so that everything is imported
-        for _ in range(2):
-            ref = prepare(name, client)
-            made: List[object] = []
-            points = points_of(lambda: made.append(call_of(name)(client, ref)))  # noqa: B023
-            for one in made:
-                if isinstance(one, vc.ObjectRef):  # also what no list shows
-                    client.delete(one)
+    for _ in range(2):  # once so that everything is imported
+        points = rehearse(stage, name)
     stage.clean()
     gc.collect()
     gc.freeze()  # what there is already need not be looked at each time
