@@ -350,13 +350,13 @@ class Client:
     def preview(self, ref: ObjectRef) -> Optional[Dict[str, Any]]:
         """Return what people are shown of a value, which is not read for it; None if it was put without a preview.
 
-        It is what ``put`` made of the value, wherever that is: in this store, on its host, or in a tier. The document
-        has a ``kind``: ``table``, ``array``, ``text``, ``bytes`` or ``tree``; "Previews" in the documentation describes
-        them. Whoever may write to the store may have written anything into it.
+        It is what ``put`` made of the value, in this store or on its host; what is only in a tier or the overflow has
+        none. The document has a ``kind``: ``table``, ``array``, ``text``, ``bytes`` or ``tree``. Whoever may write to
+        the store may have written anything into it.
 
         Raises:
-            ObjectNotFound: the value is gone.
-            MigrationFailed: it is on a host that cannot be reached, and there is no copy to be had.
+            ObjectNotFound: the value is in none of these stores.
+            MigrationFailed: it is on a host that cannot be reached.
         """
         from ._calls import previews
         from ._codec.preview import read
