@@ -111,20 +111,6 @@ print(json.dumps(sorted({"numpy", "pandas", "polars", "pyarrow"} & set(sys.modul
     assert heavy == baseline
 
 
-def test_importing_costs_nothing() -> None:
-    """Beyond Airflow itself, the backend takes at most 20 ms to import and make, at the third try at the latest."""
-    base = "airflow.sdk.bases.xcom.BaseXCom" if _airflow_3() else "airflow.models.xcom.BaseXCom"
-    code = f"""
-import gc, json, time
-import airflow, {base.rpartition(".")[0]}, airflow.configuration
-gc.disable()  # looking through all of Airflow takes ten times as long, and may be due at any moment
-started = time.perf_counter()
-from airflow_provider_vineyard.xcom import VineyardXCom
-print(json.dumps(time.perf_counter() - started))
-"""
-    assert any(run(code, AIRFLOW__CORE__XCOM_BACKEND=base) < 0.020 for _ in range(3))
-
-
 def test_broken_core_shows_in_the_hooks_only(no_core: Path) -> None:
     """Airflow starts, small values travel, ``purge`` is silent; the rest says what is broken and what to do."""
     small, error = run(
