@@ -34,6 +34,15 @@ _deletes_xcoms = Depends(requires_access_dag("DELETE", DagAccessEntity.XCOM))
 _reads_cluster = Depends(requires_access_view(AccessView.CLUSTER_ACTIVITY))
 
 
+def _value_asked_for(
+    dag_id: str, run_id: str, task_id: str, key: str, map_index: int = Query(-1, ge=-1, lt=1 << 31)
+) -> Asked:
+    return Asked(dag_id, run_id, task_id, map_index, key)
+
+
+_one = Depends(_value_asked_for)
+
+
 def _by_our_page(x_vineyard: str = Header("")) -> None:
     """Refuse what another site's form could send: it cannot set a header."""
     if x_vineyard != "1":
@@ -74,28 +83,14 @@ def make_app() -> FastAPI:
         return await _answer(user, partial(views.values, asked))
 
     @app.get(_VALUE, dependencies=[_reads_xcoms])
-    async def value(
-        user: GetUserDep,
-        dag_id: str,
-        run_id: str,
-        task_id: str,
-        key: str,
-        map_index: int = Query(-1, ge=-1, lt=1 << 31),
-    ) -> Response:
-        return await _answer(user, partial(views.value, Asked(dag_id, run_id, task_id, map_index, key)))
+    async def value(user: GetUserDep, asked: Asked = _one) -> Response:
+        return await _answer(user, partial(views.value, asked))
 
     @app.delete(
         _VALUE, dependencies=[_deletes_xcoms, Depends(_by_our_page), Depends(action_logging("vineyard.delete_value"))]
     )
-    async def delete(
-        user: GetUserDep,
-        dag_id: str,
-        run_id: str,
-        task_id: str,
-        key: str,
-        map_index: int = Query(-1, ge=-1, lt=1 << 31),
-    ) -> Response:
-        return await _answer(user, partial(views.delete, Asked(dag_id, run_id, task_id, map_index, key)))
+    async def delete(user: GetUserDep, asked: Asked = _one) -> Response:
+        return await _answer(user, partial(views.delete, asked))
 
     @app.get("/api/stores", dependencies=[_reads_cluster])
     async def stores(user: GetUserDep) -> Response:
