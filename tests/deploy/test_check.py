@@ -10,18 +10,12 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List
 
 import pytest
+from vineyard_testing.ports import free_port
 
 from airflow_vineyard_deploy.check import resource_problems
 from airflow_vineyard_deploy.cli import main
 
 Services = Callable[..., Dict[str, Any]]
-
-
-def free_port() -> int:
-    """Return a port that nobody listens at."""
-    with socket.socket() as probe:
-        probe.bind(("0.0.0.0", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ import pytest
 from vineyard_testing.engine import Engine
 from vineyard_testing.machines import wait_until
 from vineyard_testing.markdown import ROOT, by_language
+from vineyard_testing.ports import free_port
 
 HERE = Path(__file__).parent
 STORES = {"a": "vineyardd", "b": "vineyardd-2"}
@@ -43,13 +44,6 @@ WHEELS = os.environ.get("WHEELS")
 def in_vineyard(row: Any) -> bool:
     """Tell whether a row refers to a value, and does not hold it."""
     return isinstance(row, dict) and "endpoint" in row.get("vineyard", ())
-
-
-def free_port() -> int:
-    """Return a port that nobody listens at."""
-    with socket.socket() as probe:
-        probe.bind(("0.0.0.0", 0))
-        return int(probe.getsockname()[1])
 
 
 class Project:

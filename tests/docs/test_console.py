@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sysconfig
 import tempfile
@@ -18,6 +17,7 @@ from typing import Iterator, List
 
 import pytest
 from vineyard_testing.markdown import ROOT, by_language
+from vineyard_testing.ports import free_port
 
 pytestmark = [pytest.mark.airflow, pytest.mark.integration]
 
@@ -104,12 +104,6 @@ def to_run(page: str) -> List[str]:
 RUN = [page for page in PAGES if to_run(page)]
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture
 def home() -> Iterator[Path]:
     """An AIRFLOW_HOME with a short path; servers that were started in it are ended with it."""
@@ -140,7 +134,7 @@ def test_console(page: str, home: Path) -> None:
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "examples" / "dags"),
         "AIRFLOW__CORE__XCOM_BACKEND": "airflow_provider_vineyard.xcom.VineyardXCom",
-        "AIRFLOW__API__PORT": str(_free_port()),
+        "AIRFLOW__API__PORT": str(free_port()),
         "AIRFLOW__VINEYARD__SIZE": "256Mi",
         "PYTHONWARNINGS": "ignore",
     }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import subprocess
 import time
-from contextlib import closing
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -13,6 +12,7 @@ import pytest
 from vineyard_testing import until
 from vineyard_testing.peers import Peer as Listener
 from vineyard_testing.peers import silent
+from vineyard_testing.ports import free_port
 
 import vineyard_client as vc
 from vineyard_client._hosts.remote import RemoteConnection
@@ -22,12 +22,6 @@ pytestmark = pytest.mark.integration
 
 LARGE = {"rows": list(range(2000)), "password": "hunter2"}
 SHOWN = {"kind": "tree", "t": "dict", "n": 2}
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Store:

@@ -6,20 +6,18 @@ import contextlib
 import os
 import shutil
 import socket
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
-from vineyard_testing import until
+from vineyard_testing.vineyardds import with_rpc
 
 import vineyard_client
 from airflow_provider_vineyard import doctor as subject
 from airflow_provider_vineyard.doctor import FAILED, OK, WARNING, Check
 from airflow_provider_vineyard.settings import get_settings
-from vineyard_client.server import find_binary
 
 pytestmark = [pytest.mark.airflow, pytest.mark.integration]
 
@@ -286,34 +284,28 @@ def test_an_endpoint_without_rpc(store: Any, options: Callable[..., None]) -> No
 
 
 @pytest.fixture
-def with_rpc(folder: Path) -> Iterator[Any]:
-    """Return the socket and the port of a server with RPC."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    path = f"{folder}/v.sock"
-    command = [find_binary(), f"--socket={path}", "--size=64Mi", "--meta=local", f"--rpc_socket_port={port}"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
-        until(lambda: os.path.exists(path), "vineyardd")
-        yield path, port
-        server.terminate()
+def reachable(folder: Path) -> Iterator[Any]:
+    """Return the socket and the endpoint of a server with RPC."""
+    with with_rpc(folder) as found:
+        yield found
 
 
-def test_an_endpoint_that_answers(with_rpc: Any, options: Callable[..., None]) -> None:
+def test_an_endpoint_that_answers(reachable: Any, options: Callable[..., None]) -> None:
     """An address of this host alone is of no use to others."""
-    path, port = with_rpc
-    options(ipc_socket=path, rpc_endpoint=f"127.0.0.1:{port}")
+    path, endpoint = reachable
+    options(ipc_socket=path, rpc_endpoint=endpoint)
     check = found()["rpc_endpoint"]
     assert check.result == WARNING and "that host itself" in check.found
-    options(rpc_endpoint=f"0.0.0.0:{port}")
+    everywhere = endpoint.replace("127.0.0.1", "0.0.0.0")
+    options(rpc_endpoint=everywhere)
     check = found()["rpc_endpoint"]
-    assert (check.result, check.found) == (OK, f"0.0.0.0:{port} answers.")
+    assert (check.result, check.found) == (OK, f"{everywhere} answers.")
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid"])
-def test_an_endpoint_that_does_not_answer(with_rpc: Any, options: Callable[..., None], host: str) -> None:
+def test_an_endpoint_that_does_not_answer(reachable: Any, options: Callable[..., None], host: str) -> None:
     """A wrong port, or a name that does not resolve."""
-    path, _ = with_rpc
+    path, _ = reachable
     options(ipc_socket=path, rpc_endpoint=f"{host}:1")
     check = found()["rpc_endpoint"]
     assert check.result == FAILED and host in check.found and "[vineyard] rpc_endpoint" in check.remedy

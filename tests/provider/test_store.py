@@ -7,21 +7,19 @@ import logging
 import os
 import pickle
 import socket
-import subprocess
 import tempfile
 import threading
 from pathlib import Path
 from typing import Any, Callable, Iterator, List, Tuple
 
 import pytest
-from vineyard_testing import until
+from vineyard_testing.vineyardds import with_rpc
 
 import vineyard_client
 from airflow_provider_vineyard.reference import Origin, RowReference
 from airflow_provider_vineyard.settings import get_settings
 from airflow_provider_vineyard.xcom import store as subject
 from vineyard_client import ConnectionFailed, ProtocolError, StoreFull, UnsafeType
-from vineyard_client.server import find_binary
 
 pytestmark = [pytest.mark.airflow, pytest.mark.integration]
 
@@ -180,30 +178,8 @@ def test_persist_is_passed_on(store: Any, options: Callable[..., None], monkeypa
 def hosts() -> Iterator[List[Tuple[str, str]]]:
     """Return the sockets and RPC endpoints of two servers that stand for two hosts."""
     with contextlib.ExitStack() as stack:
-        found = []
-        for name in "ab":
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="vp-"))
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                port = probe.getsockname()[1]
-            path = f"{folder}/{name}.sock"
-            command = [find_binary(), f"--socket={path}", "--size=64Mi", "--meta=local", f"--rpc_socket_port={port}"]
-            server = stack.enter_context(
-                subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            )
-            stack.callback(server.terminate)
-            until(lambda path=path: os.path.exists(path) and connects(path), f"vineyardd {name}")
-            found.append((path, f"127.0.0.1:{port}"))
-        yield found
-
-
-def connects(path: str) -> bool:
-    """Tell whether a server answers."""
-    try:
-        vineyard_client.connect(path).close()
-    except ConnectionFailed:
-        return False
-    return True
+        folders = [Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vp-"))) for _ in "ab"]
+        yield [stack.enter_context(with_rpc(folder)) for folder in folders]
 
 
 def test_from_another_host(

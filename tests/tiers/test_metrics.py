@@ -14,18 +14,13 @@ from typing import Dict
 
 import pytest
 from vineyard_testing import UNIT, until
+from vineyard_testing.ports import free_port
 from vineyard_testing.tiers import Host, array
 
 import vineyard_client as vc
 from vineyard_client._agent.metrics import METRICS
 
 LINE = re.compile(r"(# (HELP|TYPE) \w+ .+|\w+ -?[\d.e+-]+)\Z")
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def scrape(port: int, path: str = "/metrics") -> Dict[str, float]:

@@ -23,6 +23,7 @@ from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
 from vineyard_testing.browser import BROWSER, DRIVER, missing
+from vineyard_testing.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = Path(sysconfig.get_path("scripts"))
@@ -55,18 +56,12 @@ def _until(condition: Callable[[], Any], what: str, seconds: float) -> Any:
         time.sleep(0.5)
 
 
-def _free_ports(count: int) -> List[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [each.getsockname()[1] for each in sockets]
-
-
 class Standalone:
     """Airflow's api-server, scheduler, dag-processor and triggerer in a home of their own."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        api, logs, triggers = _free_ports(3)
+        api, logs, triggers = free_ports(3)
         self.url = f"http://localhost:{api}"
         dags = home / "dags"
         dags.mkdir()

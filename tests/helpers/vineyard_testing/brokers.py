@@ -6,20 +6,13 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from pathlib import Path
 from typing import Dict, Iterator
 
 from .machines import wait_until
-
-
-def free_port() -> int:
-    """Return a port that nobody listens to."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from .ports import free_port, free_ports, listens
 
 
 def missing(program: str, package: str) -> str:
@@ -34,7 +27,7 @@ def redis_server() -> Iterator[str]:
     command = ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=tempfile.gettempdir())
     try:
-        wait_until(lambda: _listens(port), "Redis", 20, lambda: _alive(process))
+        wait_until(lambda: listens(port), "Redis", 20, lambda: _alive(process))
         yield f"redis://127.0.0.1:{port}/0"
     finally:
         process.kill()
@@ -50,7 +43,7 @@ class RabbitServer:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._port, distribution = free_port(), free_port()
+        self._port, distribution = free_ports(2)
         self.url = f"amqp://guest:guest@127.0.0.1:{self._port}//"
         self._env: Dict[str, str] = {
             **os.environ,
@@ -73,7 +66,7 @@ class RabbitServer:
 
     def wait(self) -> None:
         """Return when it listens."""
-        wait_until(lambda: _listens(self._port), "RabbitMQ", 90, lambda: _alive(self._process))
+        wait_until(lambda: listens(self._port), "RabbitMQ", 90, lambda: _alive(self._process))
         self.control("await_startup")
 
     def control(self, *command: str) -> str:
@@ -101,12 +94,6 @@ def rabbit_server() -> Iterator[RabbitServer]:
     finally:
         server.stop()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _listens(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-        return True
-    return False
 
 
 def _alive(process: subprocess.Popen[bytes]) -> None:

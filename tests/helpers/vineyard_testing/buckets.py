@@ -14,10 +14,8 @@ import hashlib
 import hmac
 import http.client
 import json
-import random
 import re
 import shutil
-import socket
 import socketserver
 import subprocess
 import sys
@@ -30,6 +28,7 @@ from pathlib import Path
 from typing import Callable, ContextManager, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from . import UNIT, until
+from .ports import free_port, free_ports, listens
 
 __all__ = ["Bucket", "FaultyService", "azurite", "error_body", "installed", "moto", "seaweedfs"]
 
@@ -74,31 +73,6 @@ def _options(port: int) -> Dict[str, str]:
     }
 
 
-def _free(port: int) -> bool:
-    with contextlib.closing(socket.socket()) as sock:
-        try:
-            sock.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-
-def _ports(number: int) -> List[int]:
-    """Return ports that are free, with those ten thousand above them, which SeaweedFS takes for itself."""
-    found: List[int] = []
-    while len(found) < number:
-        port = random.randrange(11_000, 30_000)
-        if port not in found and _free(port) and _free(port + 10_000):
-            found.append(port)
-    return found
-
-
-def _listens(port: int) -> bool:
-    with contextlib.closing(socket.socket()) as sock:
-        sock.settimeout(1)
-        return sock.connect_ex(("127.0.0.1", port)) == 0
-
-
 @contextlib.contextmanager
 def _running(command: List[str], port: int, log: Path) -> Iterator[None]:
     with log.open("wb") as out, subprocess.Popen(command, stdout=out, stderr=out, cwd=log.parent) as process:
@@ -106,7 +80,7 @@ def _running(command: List[str], port: int, log: Path) -> Iterator[None]:
 
             def ready() -> bool:
                 assert process.poll() is None, f"{command[0]} ended: {log.read_text()[-2000:]}"
-                return _listens(port)
+                return listens(port)
 
             until(ready, f"{command[0]} listens at {port}", 6 * UNIT)
             yield
@@ -121,7 +95,7 @@ def _running(command: List[str], port: int, log: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def seaweedfs(folder: Path) -> Iterator[Bucket]:
     """A SeaweedFS with an S3 gateway; its buckets make themselves."""
-    master, volume, filer, s3 = _ports(4)
+    master, volume, filer, s3 = free_ports(4, above=10_000)
     config = folder / "s3.json"
     identity = {"name": "t", "credentials": [{"accessKey": ACCESS, "secretKey": SECRET}], "actions": ["Admin"]}
     reader = {"name": "r", "credentials": [{"accessKey": "reader", "secretKey": SECRET}], "actions": ["Read", "List"]}
@@ -139,7 +113,7 @@ def seaweedfs(folder: Path) -> Iterator[Bucket]:
 @contextlib.contextmanager
 def moto(folder: Path) -> Iterator[Bucket]:
     """A moto server with one bucket."""
-    (port,) = _ports(1)
+    port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with _running(command, port, folder / "moto.log"):
         _request(port, "PUT", "/test-bucket")
@@ -149,7 +123,7 @@ def moto(folder: Path) -> Iterator[Bucket]:
 @contextlib.contextmanager
 def azurite(folder: Path) -> Iterator[Bucket]:
     """An Azurite with one container."""
-    (port,) = _ports(1)
+    port = free_port()
     command = ["node", str(AZURITE), "--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(folder)]
     with _running([*command, "--silent", "--skipApiVersionCheck", "--disableTelemetry"], port, folder / "azurite.log"):
         date, version = formatdate(usegmt=True), "2021-08-06"

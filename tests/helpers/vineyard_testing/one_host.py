@@ -13,7 +13,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import sysconfig
 import tempfile
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Sequence, Tuple
 
 from .machines import wait_until
+from .ports import free_ports
 
 
 def missing() -> str:
@@ -31,12 +31,6 @@ def missing() -> str:
 
 def _postgres_folder() -> str:
     return max(glob.glob("/usr/lib/postgresql/*/bin"), default="")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class OneHost:
@@ -56,7 +50,7 @@ class OneHost:
         (self.folder / "dags").mkdir()
         for file in dags:
             shutil.copy(file, self.folder / "dags")
-        self._api, self._database = _free_port(), _free_port()
+        self._api, self._database = free_ports(2)
         self.url = f"postgresql+psycopg2://airflow@127.0.0.1:{self._database}/airflow"
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW_", "VINEYARD_", "PYTEST_"))}
         self.env = {

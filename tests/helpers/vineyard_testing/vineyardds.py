@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
-from contextlib import suppress
+import subprocess
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Callable, List
+from typing import Callable, Iterator, List, Tuple
 
 import pytest
 
 import vineyard_client as vc
 from vineyard_client._server.listening import alive
+from vineyard_client.server import server_command
 
 from . import until
+from .ports import free_port, listens
 from .processes import running
 
 SIZE = "16Mi"
@@ -47,3 +50,25 @@ def fake_vineyardd(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(folder))
+
+
+@contextmanager
+def with_rpc(folder: Path, *, size: str = SIZE) -> Iterator[Tuple[str, str]]:
+    """Run a server with RPC; yield the path of its socket and its endpoint, once it answers at both."""
+    path, port = str(folder / "v.sock"), free_port()
+    command = server_command(path, size=size, options=["--meta=local", "--rpc=true", f"--rpc_socket_port={port}"])
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            until(lambda: answers(path) and listens(port), f"vineyardd at {path}, port {port}")
+            yield path, f"127.0.0.1:{port}"
+        finally:
+            process.kill()
+
+
+def answers(path: str) -> bool:
+    """Tell whether a server answers at a socket; that is there before it listens."""
+    try:
+        vc.connect(path).close()
+    except vc.ConnectionFailed:
+        return False
+    return True
