@@ -293,6 +293,28 @@ def test_an_object_that_is_no_value_of_ours(servers: Trio) -> None:
         client.delete(ref)
 
 
+def test_what_its_host_says_of_it_is_too_much(servers: Trio) -> None:
+    """Whatever size its metadata have there, nothing of them comes into the store here."""
+    a, b, _ = servers
+    from vineyard_client._store.meta import ValueMeta
+    from vineyard_client._wire.messages import CreateData, DeleteData
+    from vineyard_client.ids import format_id
+
+    ref = put(a, 1)
+    with a.client() as client:
+        connection = client._connection()
+        honest = ValueMeta("ab" * 16, "int", "", 5, 1.0, "a", connection.instance.instance_id, content=b"bytes").tree()
+        for field, size in (("summary", 100_000), ("content", 100_000), ("summary", 9 << 20)):
+            number = connection.call(CreateData({**honest, field: "x" * size}))
+            forged = replace(ref, id=format_id(number), token="ab" * 16)
+            with pytest.raises(vc.VineyardError) as caught:
+                b.do(get(forged))
+            assert len(str(caught.value)) < 1000
+            assert_empty(b)
+            connection.call(DeleteData([number]))
+        client.delete(ref)
+
+
 # ---- here
 
 

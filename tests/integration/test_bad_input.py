@@ -7,6 +7,7 @@ step.
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import threading
 from pathlib import Path
@@ -275,6 +276,25 @@ def test_damaged_metadata_can_be_deleted(client: vc.Client) -> None:
     assert client.delete(damaged)
     assert not client.delete(damaged)
     assert client.status().memory_used == before
+
+
+def test_metadata_that_are_too_much(client: vc.Client) -> None:
+    """Whoever can write to the store can make its listings slow, but not wrong; the object itself can be deleted."""
+    ref = client.put(bytearray(200_000))
+    connection = client._connection()
+    tree = connection.call(GetData([parse_id(ref.id)]))[parse_id(ref.id)]
+    large = {"summary": "x" * (2 << 20), "labels": json.dumps({"key": "x" * (2 << 20)}), "host": "x" * 100_000}
+    numbers = [connection.call(CreateData({**tree, field: text})) for field, text in large.items()]
+    assert ref in [info.ref for info in client.list()]
+    assert client.collect(dry_run=True) == []
+    for number in numbers:
+        planted = dataclasses.replace(ref, id=format_id(number))
+        assert planted not in [info.ref for info in client.list()]
+        with pytest.raises(vc.ObjectCorrupted, match=r"where \d+ are enough"):
+            client.get(planted)
+        assert client.delete(planted)
+    assert client.get(ref) == bytearray(200_000)
+    assert client.delete(ref)
 
 
 def test_another_value_in_the_place(client: vc.Client, blob: Any) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import gc
 import os
 import random
 import resource
 import signal
+import struct
 import threading
 import time
 from datetime import timedelta
@@ -157,6 +160,43 @@ def test_puts_without_a_descriptor(store: vc.Client) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         assert used(store) == 0
         assert client.get(client.put(LARGE)) == LARGE
+
+
+# ---- marks
+
+
+@contextlib.contextmanager
+def locked_against_all(client: vc.Client) -> Iterator[None]:
+    """Hold a write lock where the marks of all blobs are, as somebody may who was sent the store's memory."""
+    file = os.open(f"/proc/self/fd/{client._connection().memory}", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.fcntl(file, 37, struct.pack("@hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 1 << 62, 0))  # F_OFD_SETLK
+        yield
+    finally:
+        os.close(file)
+
+
+def fill(client: vc.Client) -> None:
+    with client.create(300_000) as draft:
+        draft.value[:] = LARGE
+
+
+@pytest.mark.parametrize(
+    "call", [lambda client, ref: client.put(LARGE), vc.Client.get, lambda client, ref: fill(client)]
+)
+def test_a_mark_that_somebody_prevents(store: vc.Client, call: Callable[[vc.Client, vc.ObjectRef], object]) -> None:
+    """The call fails with an error of ours, as often as it is made, and leaves nothing; then the client works on."""
+    ref = store.put(LARGE)
+    before = used(store)
+    with locked_against_all(store):
+        for _ in range(3):
+            with pytest.raises(vc.ConnectionFailed, match="refused a mark"):
+                call(store, ref)
+    with vc.connect(store.socket) as other:
+        other.collect()
+        assert used(other) == before
+        assert [info.ref for info in other.list()] == [ref]
+    assert store.get(ref) == LARGE and store.get(store.put([1, LARGE])) == [1, LARGE]
 
 
 # ---- forks
