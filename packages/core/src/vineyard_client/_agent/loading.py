@@ -1,6 +1,11 @@
 """Bring one value from a tier to this host, for all of its readers: into the store, or else into the overflow.
 
 What is brought is a cache: it may leave again at any time, and goes when its copy does.
+
+Its note is written before it is whole, so whoever is killed on the way leaves nothing that nobody finds: what is whole
+is found by its note, and an object that is not is found as any that a killed writer left, also by the next load. Who
+deletes the value removes the note first and then the object, if that is whole; the loader looks for the note when the
+object is whole. So one of the two sees the other, and the object goes.
 """
 
 from __future__ import annotations
@@ -10,7 +15,7 @@ import mmap
 import os
 import time
 from contextlib import suppress
-from typing import Any, Callable, Dict, Optional, Sequence
+from typing import Any, Dict, Optional, Sequence
 
 from .. import _codec
 from .._calls import keeping
@@ -19,7 +24,7 @@ from .._io.mapping import write_all
 from .._store import objects
 from .._store.connection import Connection
 from .._store.making import Making
-from .._store.meta import INLINE_LIMIT, ValueMeta
+from .._store.meta import ValueMeta
 from .._tiers.contract import Tier
 from .._tiers.folder import failed, require_disk
 from .._tiers.local import Tiers
@@ -80,9 +85,13 @@ def _here(wanted: Wanted, store: Store, notes: Notes) -> Optional[Dict[str, Any]
         return None
     if not note.number:
         return {"overflow": True} if notes.has(OVERFLOW, wanted.token) else None
+    connection = store.connection
     with suppress(VineyardError):
-        if store.connection is not None and objects.find_object(store.connection, note.number, wanted.token):
+        if connection is not None and objects.is_whole(connection, note.number, wanted.token):
             return {"number": note.number}
+        if connection is not None:
+            objects.find_object(connection, note.number, wanted.token)
+            objects.discard(connection, note.number)  # an agent that was killed has left it
     return None
 
 
@@ -91,18 +100,14 @@ def _load(wanted: Wanted, store: Store, tiers: Tiers, tier: Tier) -> Dict[str, A
     for attempt in range(_ROOM_TRIES + 1 if connection is not None else 0):
         assert connection is not None
         try:
-            number = _into_store(wanted, connection, tier)
+            return {"number": _into_store(wanted, connection, tiers.notes, store.identity, tier)}
         except StoreFull as full:
             if attempt == _ROOM_TRIES or not keeping.make_room(tiers, connection, full.requested, full.limit or 0):
                 break
         except ConnectionFailed as error:
             log.debug("the store went away while %s was loaded: %s", wanted.key, error)
             break
-        else:
-            _note(wanted, tiers.notes, number, store.identity)
-            return {"number": number}
     _into_overflow(wanted, tiers, tier)
-    _note(wanted, tiers.notes, 0, "")
     return {"overflow": True}
 
 
@@ -111,8 +116,7 @@ def _note(wanted: Wanted, notes: Notes, number: int, store: str) -> None:
     notes.write(LOADED, note, name=wanted.token)
 
 
-def _into_store(wanted: Wanted, connection: Connection, tier: Tier) -> int:
-    token = bytes.fromhex(wanted.token)
+def _into_store(wanted: Wanted, connection: Connection, notes: Notes, store: str, tier: Tier) -> int:
     meta = ValueMeta(
         token=wanted.token,
         type=wanted.type,
@@ -123,37 +127,30 @@ def _into_store(wanted: Wanted, connection: Connection, tier: Tier) -> int:
         instance_id=connection.instance.instance_id,
         uptime=uptime(),
     )
-    if wanted.size <= INLINE_LIMIT:
-        data = bytearray(wanted.size)
-        tier.load(wanted.key, wanted.size, _writer(memoryview(data)))
-        _codec.check(memoryview(data), token=token)
-        return objects.write_object(connection, meta, [bytes(data)])
     making = Making(connection, meta)
     try:
         making.start()
+        _note(wanted, notes, making.number, store)
         payload = making.payload
         tier.load(wanted.key, wanted.size, lambda at, piece: connection.write_at(payload, at, piece))
-        _codec.check(connection.peek(payload), token=token)
+        _codec.check(connection.peek(payload), token=bytes.fromhex(wanted.token))
         if tier.size(wanted.key) is None:
             raise ObjectNotFound(f"{wanted.key} was deleted while it was loaded.")
         making.finish()
-        return making.number
     except BaseException:
         making.undo()
+        notes.remove(LOADED, wanted.token)
         raise
     finally:
         making.let_go()
-
-
-def _writer(memory: memoryview) -> Callable[[int, memoryview], None]:
-    def write(at: int, piece: memoryview) -> None:
-        memory[at : at + len(piece)] = piece
-
-    return write
+    if not notes.has(LOADED, wanted.token):  # deleted meanwhile, or it left a full store at once
+        objects.delete_object(connection, making.number, wanted.token)
+    return making.number
 
 
 def _into_overflow(wanted: Wanted, tiers: Tiers, tier: Tier) -> None:
-    path = tiers.notes.overflow(wanted.token)
+    notes = tiers.notes
+    path = notes.overflow(wanted.token)
     temporary = f"{path}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
     try:
         require_disk(os.path.dirname(path), wanted.size, tiers.options.reserve)
@@ -163,14 +160,18 @@ def _into_overflow(wanted: Wanted, tiers: Tiers, tier: Tier) -> None:
             tier.load(wanted.key, wanted.size, lambda at, piece: _write(fd, at, piece))
             with mmap.mmap(fd, wanted.size, prot=mmap.PROT_READ) as mapped, memoryview(mapped) as view:
                 _check(view, wanted.token)
+            _note(wanted, notes, 0, "")
             os.rename(temporary, path)
         except BaseException:
+            notes.remove(LOADED, wanted.token)
             os.unlink(temporary)
             raise
         finally:
             os.close(fd)
     except OSError as error:
-        raise failed(f"The overflow in {tiers.notes.folder} takes no {wanted.size} bytes", error) from error
+        raise failed(f"The overflow in {notes.folder} takes no {wanted.size} bytes", error) from error
+    if not notes.has(LOADED, wanted.token):  # deleted meanwhile
+        notes.remove(OVERFLOW, wanted.token)
 
 
 def _write(fd: int, at: int, piece: memoryview) -> None:

@@ -12,8 +12,8 @@ import time
 from contextlib import suppress
 from typing import Sequence
 
+from .._calls.housekeeping import delete_loaded
 from .._calls.session import Session
-from .._store import objects
 from .._tiers.contract import Tier
 from .._tiers.folder import FolderTier
 from .._tiers.local import Tiers
@@ -46,6 +46,7 @@ class Tidying:
     def __init__(self, session: Session, store: Store, tiers: Tiers, opened: Sequence[Tier]) -> None:
         self._session = session
         self._store = store
+        self._tiers = tiers
         self._notes = tiers.notes
         self._opened = opened
         # The store in which a look at everything takes long.
@@ -123,11 +124,7 @@ class Tidying:
                 continue
             stale = not note.number and read < time.time() - _STALE
             if stale or all(tier.size(note.key) is None for tier in self._opened):
-                self._notes.remove(LOADED, token)
-                if not note.number:
-                    self._notes.remove(OVERFLOW, token)
-                elif self._store.connection is not None:
-                    objects.delete_object(self._store.connection, note.number, token)
+                delete_loaded(self._session, self._tiers, token)
 
     def _overflow(self) -> None:
         """Remove what is in the overflow without a note."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Iterator, List, Mapping, Optional, Union
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from .._tiers.local import Tiers
     from .._tiers.notes import Note
 
-__all__ = ["collect", "delete", "info", "objects_there", "status", "status_of"]
+__all__ = ["collect", "delete", "delete_loaded", "info", "objects_there", "status", "status_of"]
 
 log = logging.getLogger("vineyard_client.client")
 
@@ -154,17 +155,17 @@ def delete(session: Session, ref: ObjectRef) -> bool:
     if tiers is None:
         return _delete_objects(session, connection, ref)
     note = tiers.forget(ref.token, number)  # first, so that nobody begins to save it
-    cached = tiers.forget_loaded(ref.token)
     try:
         try:
-            existed = _delete_everywhere(session, connection, ref, cached)
+            existed = _delete_objects(session, connection, ref)
         except ConnectionFailed:
             # The server has ended since the last call, and so have its objects. Perhaps there is another one.
             if connection.usable:
                 raise
-            existed = _delete_everywhere(session, session.connection(), ref, cached)
+            existed = _delete_objects(session, session.connection(), ref)
     finally:
         copied = _delete_copy(tiers, ref, note)
+        delete_loaded(session, tiers, ref.token)
     return existed or copied
 
 
@@ -174,12 +175,23 @@ def _delete_copy(tiers: Tiers, ref: ObjectRef, note: Optional[Note]) -> bool:
     return key is not None and tiers.delete([(key, ref.token)])
 
 
-def _delete_everywhere(session: Session, connection: Connection, ref: ObjectRef, cached: Optional[Note]) -> bool:
-    """Delete an object, and what was loaded for it; return whether there was an object."""
-    existed = _delete_objects(session, connection, ref)
-    if cached is not None and cached.number:
-        objects.delete_object(connection, cached.number, ref.token)
-    return existed
+def delete_loaded(session: Session, tiers: Tiers, token: str) -> None:
+    """Delete what was loaded from a copy that is gone, and the note of it.
+
+    The note goes when the object has, so that who is killed in between leaves nothing without one. What the agent loads
+    at this moment it deletes itself, because its note is gone when it is whole; what became whole just before that is
+    found by the second look.
+    """
+    with suppress(ConnectionFailed):  # it ended with its server
+        _delete_whole(session, tiers.loaded(token))
+    note = tiers.forget_loaded(token)
+    with suppress(ConnectionFailed):
+        _delete_whole(session, note)
+
+
+def _delete_whole(session: Session, note: Optional[Note]) -> None:
+    if note is not None and note.number and objects.is_whole(session.connection(), note.number, note.token):
+        objects.delete_object(session.connection(), note.number, note.token)
 
 
 def _delete_objects(session: Session, connection: Connection, ref: ObjectRef) -> bool:

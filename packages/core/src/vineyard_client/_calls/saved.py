@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence, Set
 
-from .._store import objects
 from .._tiers import doorbell
 from .._tiers.facts import Disk, Durable, Finding, SavedCopy, TierStatus
 from .._tiers.folder import file_system, is_remote
@@ -20,9 +18,10 @@ from .._tiers.local import Tiers
 from .._tiers.notes import KEPT, LOADED, LOST, SAVED, UNSAVED, Note
 from .._tiers.options import BEHIND
 from .._tiers.urls import folder_path
-from ..exceptions import ConnectionFailed, TierUnavailable
+from ..exceptions import TierUnavailable
 from ..reference import ObjectRef, number_of
 from . import writing
+from .housekeeping import delete_loaded
 from .session import Session
 
 __all__ = ["SavedValues", "about_disks", "about_speed"]
@@ -147,16 +146,10 @@ class SavedValues:
                 note = notes.read(kind, name) if token in keys_of else None
                 if note is not None and note.key in by_key:
                     notes.forget(token, note.number)
-        for token in set(notes.names(LOADED)).intersection(keys_of) if by_key else ():
-            cached = self._tiers.forget_loaded(token)
-            if cached is not None and cached.number:
-                self._delete_cached(cached.number, token)
         self._tiers.delete([(copy.key, copy.token) for copy in by_key.values()])
+        for token in set(notes.names(LOADED)).intersection(keys_of) if by_key else ():
+            delete_loaded(self._session, self._tiers, token)
         return len(by_key)
-
-    def _delete_cached(self, number: int, token: str) -> None:
-        with suppress(ConnectionFailed):  # it ended with its server
-            objects.delete_object(self._session.connection(), number, token)
 
     # ---- how the work stands
 

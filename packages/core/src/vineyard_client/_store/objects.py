@@ -42,6 +42,7 @@ __all__ = [
     "discard",
     "find_object",
     "incomplete_objects",
+    "is_whole",
     "list_objects",
     "open_object",
     "orphaned",
@@ -198,6 +199,15 @@ def place_of(connection: Connection, number: int, token: str) -> Optional[Payloa
         return _look_again(pin, connection, number, token)
     finally:
         pin.release()
+
+
+def is_whole(connection: Connection, number: int, token: str) -> bool:
+    """Tell whether an object is there and complete."""
+    try:
+        place_of(connection, number, token)
+    except ObjectNotFound:
+        return False
+    return True
 
 
 def share_object(

@@ -335,10 +335,17 @@ class Tiers:
         return note
 
     def forget_loaded(self, token: str) -> Optional[Note]:
-        """Remove what is noted of the cached copy of a value; return what that was."""
+        """Remove what is noted of the cached copy of a value, and the copy itself from the overflow; return the note.
+
+        The file goes first, so that who is killed in between leaves none without a note; and once more afterwards, for
+        the agent that may just have brought it.
+        """
         note = self.notes.read(LOADED, token)
+        outside = note is not None and not note.number
+        if outside:
+            self.notes.remove(OVERFLOW, token)
         self.notes.remove(LOADED, token)
-        if note is not None and not note.number:
+        if outside:
             self.notes.remove(OVERFLOW, token)
         return note
 
