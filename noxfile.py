@@ -63,6 +63,9 @@ SERVERS = ("0.14.6", "0.14.8", "0.16.5", "0.18.2", "0.20.2", "0.22.2")
 # servers and other processes about as long as they compute.
 PARALLEL = ("-n", "logical", "--dist", "loadfile")
 
+# Microsoft's emulator of Azure's storage, which npm has.
+AZURITE = "azurite@3.37.0"
+
 # What core is measured on; its official peer has no wheels for later ones.
 BENCH_PYTHON = "3.12"
 
@@ -419,12 +422,18 @@ def bench(session: nox.Session) -> None:
     session.run("python", "benchmarks/run.py", f"--official={official}", f"--airflow={airflow}", *session.posargs)
 
 
-@nox.session(default=False)
+@nox.session(python=airflow_python(), default=False)
 def tiers(session: nox.Session) -> None:
-    """Test values that last against real services: SeaweedFS and moto beside folders, which `tests` has as well."""
+    """Test values that last against SeaweedFS, moto and Azurite (which takes npm) beside folders."""
     install_lock(session, "tiers")
     install_packages(session, "core")
-    session.run("pytest", *(session.posargs or ["tests/core/tiers", "tests/tiers"]))
+    if shutil.which("npm"):
+        flags = ("--prefix", str(in_environment(session, "azurite")), "--no-audit", "--no-fund", "--loglevel=error")
+        command = ("npm", "install", *flags, AZURITE)
+        once(session, in_environment(session, "azurite.stamp"), AZURITE, lambda: session.run(*command, external=True))
+    else:
+        session.warn("Azure is left out: there is no npm to install Azurite with (Debian: npm)")
+    session.run("pytest", *(session.posargs or [*PARALLEL, "tests/core/tiers", "tests/tiers"]))
 
 
 @nox.session

@@ -54,9 +54,9 @@ def test_the_service_stops_and_comes_back(host: Host, tmp_path: Path) -> None:
     """While a service is away, what is in memory works and the rest waits; nothing is lost."""
     with host.connect() as client:
         refs = [client.put(array(1, seed)) for seed in range(3)]
-        known, host.options = host.options, {**host.options}
-        endpoint = known["endpoint"].replace("127.0.0.1", "127.0.0.9")  # nobody listens there
-        host.options["endpoint"] = endpoint
+        known = host.options
+        # Nobody listens there.
+        host.options = {name: value.replace("//127.0.0.1", "//127.0.0.9") for name, value in known.items()}
         host.timeout = 3
         host.start_agent()
         until(lambda: "errors.TierUnavailable" in host.status()["counts"], "the agent has tried", 3 * UNIT)
@@ -71,6 +71,10 @@ def test_the_service_stops_and_comes_back(host: Host, tmp_path: Path) -> None:
 
 WRONG = {
     "moto": {"no bucket": ("s3://not-there/p", {})},
+    "google": {
+        "no bucket": ("gs://not-there/p", {}),
+        "no service account": ("", {"service_account_key": "{}"}),
+    },
     "seaweedfs": {"secret": ("", {"secret_access_key": "wrong"})},
     "azurite": {
         "no container": ("az://not-there/p", {}),

@@ -1,7 +1,9 @@
 """Services that hold buckets, as real as they start in seconds, and one that is all faults.
 
-SeaweedFS and moto speak S3, Azurite is Microsoft's own emulator of Azure. None that can be installed speaks the dialect
-of Google's service that obstore uses (its XML API): those lists and deletions are tested by nobody here.
+SeaweedFS and moto speak S3, Azurite is Microsoft's own emulator of Azure. No emulator of Google's service that can be
+installed has all of the API that obstore uses (the XML one: ``fake-gcs-server`` neither takes nor copies an object by
+it, ``gcp-storage-emulator`` has no listing). That API is S3's but for the names of headers, so a relay that renames
+them has moto answer for Google.
 
 Each is a context manager that yields the URL of a bucket, and the options to open it with.
 """
@@ -25,12 +27,13 @@ from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler
 from importlib import util
 from pathlib import Path
-from typing import Callable, ContextManager, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Callable, ContextManager, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple, Type
+from urllib.parse import quote, unquote
 
 from . import UNIT, until
 from .ports import free_port, free_ports, listens
 
-__all__ = ["Bucket", "FaultyService", "azurite", "error_body", "installed", "moto", "seaweedfs"]
+__all__ = ["Bucket", "FaultyService", "azurite", "error_body", "google", "installed", "moto", "seaweedfs"]
 
 ACCESS, SECRET = "test-access", "test-secret"
 
@@ -58,7 +61,7 @@ def installed() -> List[Callable[[Path], ContextManager[Bucket]]]:
         return []
     return [
         *[seaweedfs] * WEED.exists(),
-        *[moto] * (util.find_spec("moto") is not None),
+        *[moto, google] * (util.find_spec("moto") is not None),
         *[azurite] * (AZURITE.exists() and shutil.which("node") is not None),
     ]
 
@@ -118,6 +121,80 @@ def moto(folder: Path) -> Iterator[Bucket]:
     with _running(command, port, folder / "moto.log"):
         _request(port, "PUT", "/test-bucket")
         yield Bucket("s3://test-bucket/some/prefix", _options(port))
+
+
+@contextlib.contextmanager
+def google(folder: Path) -> Iterator[Bucket]:
+    """A moto with one bucket behind a relay that speaks Google's dialect; nobody asks who comes."""
+    with moto(folder) as bucket, _served(_relay(int(bucket.options["endpoint"].rpartition(":")[2]))) as port:
+        account = {"gcs_base_url": f"http://127.0.0.1:{port}", "disable_oauth": True}
+        account.update(dict.fromkeys(("client_email", "private_key", "private_key_id"), ""))
+        yield Bucket("gs://test-bucket/some/prefix", {"service_account_key": json.dumps(account)})
+
+
+def _relay(port: int) -> Type[BaseHTTPRequestHandler]:
+    """Return a handler that has a service which speaks S3 answer what is asked in the words of Google's XML API."""
+    dropped = ("host", "authorization", "connection", "content-length", "transfer-encoding", "date", "server")
+
+    class Relay(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def _pass_on(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            headers = self._renamed("goog", "amz", self.headers.items())
+            headers["Authorization"] = f"AWS4-HMAC-SHA256 Credential={ACCESS}/20261125/us-east-1/s3/aws4_request"
+            headers["Content-Length"] = str(len(body))
+            if "x-amz-copy-source" in headers:
+                headers["x-amz-copy-source"] = self._quoted(headers["x-amz-copy-source"])
+            path, mark, query = self.path.partition("?")
+            with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port)) as service:
+                service.request(self.command, self._quoted(path) + mark + query, body, headers)
+                answer = service.getresponse()
+                data = answer.read()
+            self.send_response(answer.status)
+            for name, value in self._renamed("amz", "goog", answer.getheaders()).items():
+                self.send_header(name, value)
+            length = answer.getheader("Content-Length") if self.command == "HEAD" else None
+            self.send_header("Content-Length", length or str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        @staticmethod
+        def _renamed(old: str, new: str, headers: Iterable[Tuple[str, str]]) -> Dict[str, str]:
+            return {re.sub(f"^x-{old}-", f"x-{new}-", k.lower()): v for k, v in headers if k.lower() not in dropped}
+
+        @staticmethod
+        def _quoted(path: str) -> str:
+            return quote(unquote(path))  # Google's clients quote slashes and hyphens as well
+
+        do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _pass_on
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    return Relay
+
+
+@contextlib.contextmanager
+def _served(handler: Type[BaseHTTPRequestHandler]) -> Iterator[int]:
+    """Run an HTTP server of this process, and yield its port."""
+
+    class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
+        daemon_threads = True
+        allow_reuse_address = True
+
+        def handle_error(self, *args: object) -> None:
+            """Say nothing of clients that hang up."""
+
+    server = Server(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield int(server.server_address[1])
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 @contextlib.contextmanager
@@ -212,17 +289,9 @@ class FaultyService:
             def log_message(self, *args: object) -> None:
                 pass
 
-        class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
-            daemon_threads = True
-            allow_reuse_address = True
-
-            def handle_error(self, *args: object) -> None:
-                """Say nothing of clients that hang up."""
-
-        self._server = Server(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
-        self._thread.start()
-        self.bucket = Bucket("s3://test-bucket/p", _options(self._server.server_address[1]))
+        self._serving = _served(Handler)
+        port = self._serving.__enter__()
+        self.bucket = Bucket("s3://test-bucket/p", _options(port))
         return self
 
     def _do(self, method: str, path: str, body: bytes, crc: str) -> Tuple[int, bytes, str]:
@@ -244,9 +313,7 @@ class FaultyService:
 
     def __exit__(self, *error: object) -> None:
         """Stop it."""
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        self._serving.__exit__(None, None, None)
 
 
 def error_body(code: str, message: str) -> bytes:
