@@ -44,6 +44,10 @@ PATIENCE = 120
 # Rounds of a small value within one process, whose mean is a sample.
 ROUNDS_WITHIN = 200
 
+# What is put with a preview and without one, and how often within one process, of which the fastest is a sample.
+PREVIEWED = {"frame, 4 kB (100 × 5)": 300, "bytes, 4 kB": 300, "frame, 80 MB (1,000,000 × 10)": 8}
+WITH_PREVIEW = f"{OURS}, with a preview"
+
 IMPORTS = {OURS: "vineyard_client", "official client": "vineyard", "Arrow file": "pyarrow", "Ray": "ray"}
 
 LIBRARIES = ("vineyard-client", "vineyard-bdist", "numpy", "pandas", "pyarrow")
@@ -109,6 +113,21 @@ def going_round(say: Callable[[Any], None], hear: Callable[[], Any], peer: str, 
     say((time.perf_counter() - started) / ROUNDS_WITHIN)
 
 
+def previewing(say: Callable[[Any], None], hear: Callable[[], Any], place: str, what: str, size: str) -> None:
+    from vineyard_client import Client
+
+    value = values.make(what, size)
+    best = dict.fromkeys(("off", "head"), math.inf)
+    with Client(place) as client:
+        for _ in range(PREVIEWED[what] + 1):
+            for level in best:
+                started = time.perf_counter()
+                ref = client.put(value, preview=level)
+                best[level] = min(best[level], time.perf_counter() - started)
+                client.delete(ref)
+    say(best)
+
+
 def writing(say: Callable[[Any], None], hear: Callable[[], Any], what: str, size: str, used: str) -> None:
     """Be the floor of putting."""
     data = values.contents(values.make(what, size))
@@ -130,6 +149,7 @@ ROLES: Dict[str, Callable[..., None]] = {
     "put": putting,
     "get": getting,
     "round trip": going_round,
+    "preview": previewing,
     "floor": writing,
 }
 
@@ -357,6 +377,19 @@ def in_one_process(report: Report, places: Places, rounds: int) -> None:
         report.add("import", peer, taken)
 
 
+def with_previews(report: Report, places: Places, rounds: int, quick: bool) -> None:
+    """Add the table of what a preview adds to a put."""
+    report.table("put with a preview", "By turns in one process, of which the fastest is a sample.")
+    for what in PREVIEWED:
+        samples = []
+        for _ in range(rounds):
+            arguments = (places.server.socket, what, "quick" if quick else "")
+            with Process("preview", sys.executable, *arguments) as process:
+                samples.append(process.hear())
+        report.add(what, OURS, [sample["off"] for sample in samples])
+        report.add(what, WITH_PREVIEW, [sample["head"] for sample in samples])
+
+
 def describe(places: Places) -> str:
     """Return what the peers are, as a list."""
     text = "One process puts a value, another one gets it; both are fresh, with the libraries of the value loaded."
@@ -375,6 +408,7 @@ def main() -> None:
         report = Report("core", "From one process to another", describe(places), arguments, *LIBRARIES, *ray)
         hand_over(report, places, arguments.rounds, arguments.quick)
         in_one_process(report, places, arguments.rounds)
+        with_previews(report, places, arguments.rounds, arguments.quick)
         new_pages(report, places, arguments.rounds, arguments.quick)
     report.finish(arguments.json)
 

@@ -35,6 +35,10 @@ def ten_columns(rows: int) -> Any:
     return pd.DataFrame(np.random.default_rng(1).random((rows, 10)), columns=list("abcdefghij"))
 
 
+def five_columns(rows: int) -> Any:
+    return ten_columns(rows).iloc[:, :5].copy()
+
+
 def thousand_columns(rows: int) -> Any:
     import numpy as np
     import pandas as pd
@@ -80,6 +84,12 @@ VALUES: Dict[str, Kind] = {
     "10,000 arrays of 8 kB": Kind(many_arrays, 10_000),
 }
 
+# Those that are put with a preview alone.
+PREVIEWED: Dict[str, Kind] = {
+    "frame, 4 kB (100 × 5)": Kind(five_columns, 100),
+    "bytes, 4 kB": Kind(bytes, 4096),
+}
+
 # Those whose bytes can be had without a copy, see ``contents``.
 IN_ONE_PIECE = (
     *("frame, 80 MB (1,000,000 × 10)", "frame, 1 GB (12,500,000 × 10)"),
@@ -93,7 +103,7 @@ SLOW = (*LARGE, "10,000 arrays of 8 kB")
 
 def make(what: str, size: str) -> Any:
     """Return a value; if the size is not empty, with a hundredth of its rows."""
-    kind = VALUES[what]
+    kind = VALUES.get(what) or PREVIEWED[what]
     return kind.make(max(10, kind.rows // 100) if size else kind.rows)
 
 

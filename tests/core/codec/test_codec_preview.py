@@ -313,6 +313,38 @@ def test_what_a_sample_was():
     assert found["columns"][0]["nulls"] <= found["sampled"]
 
 
+def test_frames_of_one_array():
+    """Columns that lie in one array are looked at together, with the same result: also permuted, strided, or many."""
+    pandas, numpy = pytest.importorskip("pandas"), pytest.importorskip("numpy")
+    numbers = numpy.arange(300_000.0).reshape(3000, 100)
+    numbers[::2, 3] = numpy.nan
+    numbers[0, 5] = numpy.inf
+    frame = pandas.DataFrame(numbers, columns=[f"c{number}" for number in range(100)])
+    for each in (
+        frame,
+        frame[frame.columns[::-1]],
+        frame[["c5", "c3", "c5"]],
+        frame.iloc[:, ::7],
+        frame.iloc[::3, 2:6],
+    ):
+        together = shown(each, limit=1 << 20)
+        parts = [shown(each.iloc[:, number], limit=1 << 20) for number in range(min(each.shape[1], 40))]
+        assert together["cols"] == each.shape[1] and len(together["columns"]) == len(parts)
+        assert together["columns"] == [part["columns"][0] for part in parts]
+        assert together["head"] == [list(row) for row in zip(*([cell for (cell,) in part["head"]] for part in parts))]
+
+
+def test_of_a_small_value_less_is_shown():
+    """Its preview must not cost what it does itself; how large it is, is told all the same."""
+    numpy, pandas = pytest.importorskip("numpy"), pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": numpy.arange(50), "b": numpy.arange(50.0)})
+    assert [len(shown(frame, nbytes=size)["head"]) for size in (4000, 400_000)] == [5, 10]
+    assert [(len(found["kids"]), found["n"]) for found in (shown([1] * 50, nbytes=400), shown([1] * 50))] == [
+        (8, 50),
+        (20, 50),
+    ]
+
+
 def test_arrays():
     numpy = pytest.importorskip("numpy")
     found = shown(numpy.arange(24.0).reshape(2, 3, 4), "stats")

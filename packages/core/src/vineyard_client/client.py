@@ -566,7 +566,8 @@ def _shown(value: object, nbytes: int, level: str, hide: Optional[Callable[[str]
     """Return the preview of a value that takes so many bytes."""
     from ._codec.preview import LIMIT, preview
 
-    return preview(value, level, limit=INLINE_PREVIEW if nbytes <= INLINE_LIMIT else LIMIT, hide=hide)
+    limit = INLINE_PREVIEW if nbytes <= INLINE_LIMIT else LIMIT
+    return preview(value, level, limit=limit, hide=hide, nbytes=nbytes)
 
 
 def _check_host(host: str, native: bool) -> None:

@@ -17,6 +17,7 @@ from uuid import UUID
 
 __all__ = [
     "HIDDEN",
+    "LARGEST",
     "Hide",
     "Maker",
     "cell",
@@ -36,8 +37,10 @@ Hide = Callable[[str], bool]
 # Characters of a cell or a name, bytes of one of bytes.
 _CELL = 60
 
-# JavaScript has no larger integers, and of far larger ones even the digits take long.
-_LARGEST = (1 << 53) - 1
+#: JavaScript has no larger integers.
+LARGEST = (1 << 53) - 1
+
+# Of far larger ones even the digits take long.
 _BITS = 256
 
 
@@ -48,12 +51,14 @@ class Maker:
         level: one of ``LEVELS`` but the first.
         limit: bytes that it may take.
         hide: tells whether what has a name is to be hidden.
+        small: whether the value is so small that little may be done for it.
     """
 
-    def __init__(self, level: str, limit: int, hide: Optional[Hide]) -> None:
+    def __init__(self, level: str, limit: int, hide: Optional[Hide], small: bool = False) -> None:
         self.shows = level != "schema"
         self.counts = level == "stats"
         self.limit = limit
+        self.small = small
         self._hide = hide
 
     def hides(self, name: object) -> bool:
@@ -82,7 +87,7 @@ def cell(value: Any) -> Any:
 
 
 def _int(value: Any) -> Any:
-    if -_LARGEST <= value <= _LARGEST:
+    if -LARGEST <= value <= LARGEST:
         return value
     return str(value) if value.bit_length() <= _BITS else f"(int of {value.bit_length()} bits)"
 
@@ -177,11 +182,17 @@ def _module(kind: type) -> str:
 
 def name_of_type(kind: type) -> str:
     """Return the name of a class as people write it; its metaclass is not asked."""
+    known = _NAMES.get(id(kind))
+    if known is not None:
+        return known
     module, name = _module(kind), str(_TYPE["__qualname__"].__get__(kind))
     package = module.partition(".")[0]
     if module != package and vars(sys.modules.get(package, object)).get(name) is kind:
         module = package
     return cut(name if module in ("", "builtins") else f"{module}.{name}")
+
+
+_NAMES = {id(kind): kind.__name__ for kind in (int, float, str, bool, bytes, dict, list, tuple, type(None))}
 
 
 def which(package: str, name: str) -> Any:

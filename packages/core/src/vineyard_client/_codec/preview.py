@@ -28,7 +28,7 @@ from . import tabular
 from .cells import HIDDEN, Hide, Maker, cell, cut, is_known, is_plain, name_of_type, plain
 from .outside import from_outside
 
-__all__ = ["LEVELS", "LIMIT", "MOST", "preview", "read"]
+__all__ = ["LEVELS", "LIMIT", "MOST", "SMALL", "preview", "read"]
 
 #: ``off``: nothing. ``schema``: names, types, shapes, lengths and how many values are missing. ``head``: the first rows
 #: and members as well. ``stats``: ranges and histograms of a sample as well.
@@ -40,18 +40,23 @@ LIMIT = 4096
 #: Bytes that are read of what is said to be a preview; a later release may have a higher limit.
 MOST = 1 << 16
 
+#: Bytes below which a value is small: fewer rows, members and bytes of it are shown.
+SMALL = 1 << 14
+
 # Of what is bytes.
 _BYTES = 256
+_FEW_BYTES = 64
 
-# Of a tree: members of one container, and levels.
+# Of a tree: members of one container, also where the value is small, and levels.
 _KIDS = 20
+_FEW_KIDS = 8
 _DEPTH = 4
 
 # Members that are shown of each container before a level is left out.
 _FEW = 3
 
 
-def preview(value: object, level: str, *, limit: int = LIMIT, hide: Optional[Hide] = None) -> bytes:
+def preview(value: object, level: str, *, limit: int = LIMIT, hide: Optional[Hide] = None, nbytes: int = MOST) -> bytes:
     """Return the preview of a value as JSON; empty if there is none.
 
     Args:
@@ -59,6 +64,7 @@ def preview(value: object, level: str, *, limit: int = LIMIT, hide: Optional[Hid
         level: one of ``LEVELS``.
         limit: bytes that it may take.
         hide: told the names of columns and members, returns whether what they name is to be hidden.
+        nbytes: what the value takes; of a small one less is shown, because its preview must not cost what it does.
 
     Raises:
         ValueError: there is no such level.
@@ -68,7 +74,7 @@ def preview(value: object, level: str, *, limit: int = LIMIT, hide: Optional[Hid
     if level == "off":
         return b""
     try:
-        maker = Maker(level, limit, hide)
+        maker = Maker(level, limit, hide, nbytes < SMALL)
         return _fitted(_described(value, maker), limit)
     except Exception as error:
         if from_outside(error):
@@ -103,13 +109,14 @@ def _described(value: Any, maker: Maker) -> Dict[str, Any]:
 
 
 def _bytes(value: Any, maker: Maker) -> Dict[str, Any]:
+    most = _FEW_BYTES if maker.small else _BYTES
     if type(value) is memoryview:
         found: Dict[str, Any] = {"kind": "bytes", "length": value.nbytes}
         plain = value.c_contiguous and value.nbytes
-        head = value.cast("B")[:_BYTES] if plain and value.format in "bBc" else b""
+        head = value.cast("B")[:most] if plain and value.format in "bBc" else b""
     else:
         found = {"kind": "bytes", "length": len(value)}
-        head = value[:_BYTES]
+        head = value[:most]
     return {**found, "head": bytes(head).hex()} if maker.shows else found
 
 
@@ -127,9 +134,13 @@ def _tree(value: Any, maker: Maker, depth: int) -> Dict[str, Any]:
     return _leaf(value, maker)
 
 
+def _most_kids(maker: Maker) -> int:
+    return _FEW_KIDS if maker.small else _KIDS
+
+
 def _members(value: Any, maker: Maker, depth: int) -> List[List[Any]]:
     kids = []
-    for key, member in islice(value.items(), _KIDS):
+    for key, member in islice(value.items(), _most_kids(maker)):
         # Even a name that is no text may hold what is not to be seen with the level "schema".
         name = key if type(key) is str else cell(key) if maker.shows else f"({name_of_type(type(key))})"
         kids.append([cut(str(name)), {"t": HIDDEN} if maker.hides(key) else _tree(member, maker, depth)])
@@ -137,7 +148,7 @@ def _members(value: Any, maker: Maker, depth: int) -> List[List[Any]]:
 
 
 def _items(value: Any, maker: Maker, depth: int) -> List[List[Any]]:
-    return [[None, _tree(item, maker, depth)] for item in islice(iter(value), _KIDS)]
+    return [[None, _tree(item, maker, depth)] for item in islice(iter(value), _most_kids(maker))]
 
 
 # By identity: to look a class up by itself would ask its metaclass for a hash.

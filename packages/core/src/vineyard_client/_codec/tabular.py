@@ -10,13 +10,14 @@ from __future__ import annotations
 import sys
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
-from .cells import HIDDEN, Maker, cell, cut, is_known, is_missing, name_of_type, which
+from .cells import HIDDEN, LARGEST, Maker, cell, cut, is_known, is_missing, name_of_type, which
 
 __all__ = ["described", "shape"]
 
-# Of a table.
+# Of a table; rows also of one that is so small that its preview must not cost much.
 _COLUMNS = 40
 _ROWS = 10
+_FEW_ROWS = 5
 
 # Of an array, each way.
 _SIDE = 8
@@ -73,7 +74,7 @@ def shape(value: Any) -> Dict[str, Any]:
     """Return the shape of a table or an array inside of a tree, as a field of its node."""
     kind = type(value)
     if kind is which("numpy", "ndarray"):
-        return {"shape": list(value.shape), "dtype": cut(str(value.dtype))}
+        return {"shape": list(value.shape), "dtype": _name_of(value.dtype)}
     if kind is which("pandas", "DataFrame"):
         return {"shape": list(value._mgr.shape[::-1])} if _is_plain_index(value.index) else {}
     if kind is which("polars", "DataFrame") or kind is which("pyarrow", "Table"):
@@ -116,9 +117,10 @@ def _table(
         if column.sampled is not None and (column.nulls is not None or "hist" in told):
             looked.append(column.sampled)
         found["columns"].append(told)
-        if maker.shows:
-            plain_cells = column.head if column.bare else list(map(cell, column.head))
-            cells.append([HIDDEN] * len(column.head) if hidden else plain_cells)
+        if maker.shows and hidden:
+            cells.append([HIDDEN] * len(column.head))
+        elif maker.shows:
+            cells.append(column.head if column.bare else list(map(cell, column.head)))
     if index is not None:
         found["index"] = index
     if looked and min(looked) < rows:
@@ -129,6 +131,8 @@ def _table(
 
 
 def _label(name: Any) -> str:
+    if type(name) is str:
+        return cut(name)
     if type(name) is tuple:
         return cut(" / ".join([_label(part) for part in name[:4]]))
     return cut(str(cell(name)))
@@ -137,6 +141,10 @@ def _label(name: Any) -> str:
 def _step(rows: int, maker: Maker) -> int:
     most = _SAMPLE_OF_STATS if maker.counts else _SAMPLE
     return max(1, -(-rows // most))
+
+
+def _rows(maker: Maker) -> int:
+    return _FEW_ROWS if maker.small else _ROWS
 
 
 # ---- numpy
@@ -149,14 +157,14 @@ def _is_plain(dtype: Any) -> bool:
 
 def _of_numpy(array: Any, maker: Maker) -> _Column:
     """Return what is seen of an array with one dimension."""
-    dtype = array.dtype
-    name = _NAMES.get(dtype.str) or str(dtype)
+    dtype, most = array.dtype, _rows(maker)
+    name = _name_of(dtype)
     if not _is_plain(dtype):
-        return _Column(name, [_UNKNOWN] * min(len(array), _ROWS))
-    kind, head = dtype.kind, _elements(array[:_ROWS])
+        return _Column(name, [_UNKNOWN] * min(len(array), most))
+    kind, head = dtype.kind, _elements(array[:most])
     if kind in "biuSUT":
         numbers = array[:: _step(len(array), maker)] if maker.counts and kind in "iu" else None
-        return _Column(name, head, numbers=numbers, bare=dtype.itemsize < 8 and kind in "biu")
+        return _Column(name, head, numbers=numbers, bare=kind == "b" or (kind in "iu" and _are_bare(head)))
     sample = array[:: _step(len(array), maker)]
     if kind == "O":
         nulls = sum(map(is_missing, sample[:_SAMPLE].tolist()))
@@ -165,6 +173,14 @@ def _of_numpy(array: Any, maker: Maker) -> _Column:
     missing = numpy.isnat(sample) if kind in "mM" else sample != sample
     numbers = sample[~missing] if maker.counts and kind == "f" else None
     return _Column(name, head, int(numpy.count_nonzero(missing)), numbers, len(sample), kind == "f")
+
+
+def _are_bare(numbers: Sequence[int]) -> bool:
+    return not numbers or (min(numbers) >= -LARGEST and max(numbers) <= LARGEST)
+
+
+def _name_of(dtype: Any) -> str:
+    return _NAMES.get(dtype.str) or cut(str(dtype))
 
 
 # What the most usual types are called, which numpy takes its time to say.
@@ -194,7 +210,7 @@ def _stats(numbers: Any) -> Dict[str, Any]:
 
 def _array(value: Any, maker: Maker) -> Dict[str, Any]:
     dtype = value.dtype
-    found: Dict[str, Any] = {"kind": "array", "shape": list(value.shape), "dtype": cut(str(dtype))}
+    found: Dict[str, Any] = {"kind": "array", "shape": list(value.shape), "dtype": _name_of(dtype)}
     if not maker.shows or not _is_plain(dtype):
         return found
     corner = value
@@ -237,9 +253,29 @@ def _frame(value: Any, maker: Maker) -> Optional[Dict[str, Any]]:
         return None
     manager = value._mgr
     of, rows = manager.shape
-    shown = range(min(of, _COLUMNS))
-    columns = [_of_pandas(manager.iget_values(number), rows, maker) for number in shown]
-    return _table(rows, labels[:_COLUMNS].tolist(), columns, maker, of=of, index=_index(index, maker))
+    columns = _of_block(manager, rows, maker)
+    if columns is None:
+        columns = [_of_pandas(manager.iget_values(number), rows, maker) for number in range(min(of, _COLUMNS))]
+    names = (labels if of <= _COLUMNS else labels[:_COLUMNS]).tolist()
+    return _table(rows, names, columns, maker, of=of, index=_index(index, maker))
+
+
+def _of_block(manager: Any, rows: int, maker: Maker) -> Optional[List[_Column]]:
+    """Return what is seen of the columns of a frame that is one array of floats, at once; None for any other frame.
+
+    A small one takes less to be stored than to have each of its columns looked at.
+    """
+    blocks: Any = getattr(manager, "blocks", ())
+    values: Any = blocks[0].values if len(blocks) == 1 and not maker.counts else None
+    if type(values) is not which("numpy", "ndarray") or values.dtype.str != "<f8":
+        return None
+    shown = values[:_COLUMNS]
+    if manager.blklocs[:_COLUMNS].tolist() != list(range(len(shown))):
+        return None
+    sample = shown[:, :: _step(rows, maker)]
+    missing = sys.modules["numpy"].count_nonzero(sample != sample, axis=1).tolist()
+    heads = shown[:, : _rows(maker)].tolist()
+    return [_Column("float64", head, nulls, None, sample.shape[1], True) for head, nulls in zip(heads, missing)]
 
 
 def _series(value: Any, maker: Maker) -> Optional[Dict[str, Any]]:
@@ -291,7 +327,7 @@ def _of_pandas(array: Any, rows: int, maker: Maker) -> _Column:
     if kind is which("numpy", "ndarray"):
         return _of_numpy(array, maker)
     if not is_known(kind) or not _has_plain_memory(array):
-        return _Column(name_of_type(kind), [_UNKNOWN] * min(rows, _ROWS))
+        return _Column(name_of_type(kind), [_UNKNOWN] * min(rows, _rows(maker)))
     if kind.__name__ == "Categorical":
         return _of_categories(array, maker)
     if kind.__name__ == "DatetimeArray":
@@ -306,13 +342,13 @@ def _of_pandas(array: Any, rows: int, maker: Maker) -> _Column:
         return _of_arrow(arrow, maker)._replace(type=str(array.dtype))
     if kind.__name__ in ("StringArray", "NumpyExtensionArray", "PandasArray"):
         return _of_numpy(array._ndarray, maker)._replace(type=str(array.dtype))
-    return _Column(name_of_type(kind), [_UNKNOWN] * min(rows, _ROWS))
+    return _Column(name_of_type(kind), [_UNKNOWN] * min(rows, _rows(maker)))
 
 
 def _of_categories(array: Any, maker: Maker) -> _Column:
     codes, categories = array.codes, array.categories
     sample = codes[:: _step(len(codes), maker)]
-    head = [None if code < 0 else categories[code] for code in codes[:_ROWS].tolist()]
+    head = [None if code < 0 else categories[code] for code in codes[: _rows(maker)].tolist()]
     return _Column("category", head, int((sample < 0).sum()), None, len(sample))
 
 
@@ -330,7 +366,7 @@ def _of_moments(array: Any, maker: Maker) -> _Column:
 def _of_masked(data: Any, mask: Any, name: str, maker: Maker) -> _Column:
     step = _step(len(data), maker)
     missing = mask[::step]
-    head = [None if gone else each for each, gone in zip(data[:_ROWS].tolist(), mask[:_ROWS].tolist())]
+    head = [None if gone else each for each, gone in zip(data[: _rows(maker)].tolist(), mask[: _rows(maker)].tolist())]
     numbers = data[::step][~missing] if maker.counts and data.dtype.kind in "iuf" else None
     return _Column(name, head, int(missing.sum()), numbers, len(missing))
 
@@ -349,7 +385,7 @@ def _of_polars(series: Any, maker: Maker) -> _Column:
     kind = dtype if is_known(type(dtype)) and type(dtype).__name__ == "DataTypeClass" else type(dtype)
     name = str(dtype) if is_known(kind) else name_of_type(kind)
     nulls, word = int(series.null_count()), kind.__name__
-    head = series.head(_ROWS)
+    head = series.head(_rows(maker))
     if not is_known(kind) or word not in _OF_POLARS:
         return _Column(name, [_UNKNOWN] * len(head), nulls)
     if word in ("String", "Utf8"):
@@ -384,10 +420,10 @@ def _of_arrow(array: Any, maker: Maker) -> _Column:
     if not is_known(type(kind)):
         return _Column(name_of_type(type(kind)), [_UNKNOWN] * min(len(array), _ROWS), array.null_count)
     name = str(kind)
-    head, simple = array.slice(0, _ROWS), name.partition("[")[0].partition("(")[0]
+    head, simple = array.slice(0, _rows(maker)), name.partition("[")[0].partition("(")[0]
     if simple not in _OF_ARROW:
         return _Column(name, [_UNKNOWN] * len(head), array.null_count)
-    if simple in _TEXTS:
+    if simple in _TEXTS and head.nbytes > _WIDE:
         cells = [_text_of(head[number]) for number in range(len(head))]
     elif simple in ("timestamp", "time32", "time64", "date32", "date64", "duration"):
         cells = [None if each is None else str(each) for each in _times(head, simple)]
