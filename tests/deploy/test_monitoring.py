@@ -20,6 +20,8 @@ CASES = {
     "VineyardDown": {"vineyard_up": "0"},
     "VineyardAgentDown": {"up": "0"},
     "VineyardStoreFull": {"vineyard_memory_used_bytes": "95", "vineyard_memory_limit_bytes": "100"},
+    "VineyardFillsUp": {"vineyard_memory_used_bytes": "40+0.5x60", "vineyard_memory_limit_bytes": "100"},
+    "VineyardMetadata": {"vineyard_process_private_memory_bytes": "3e9"},
     "VineyardNotSaved": {"vineyard_unsaved_seconds": "301"},
     "VineyardTierErrors": {"vineyard_tier_errors_total": "0+1x60"},
     "VineyardLost": {"vineyard_lost_values": "2"},

@@ -13,7 +13,7 @@ import json
 import os
 import re
 import sys
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import timedelta
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
@@ -148,13 +148,28 @@ def _exporter(arguments: argparse.Namespace, tier: Optional[Callable[[], Mapping
     if arguments.metrics is None:
         yield
         return
-    from ._agent.metrics import Exporter
+    from ._agent.metrics import Exporter, Figures
 
-    exporter = Exporter(arguments.metrics, _path(arguments), tier, **server.credentials())
+    exporter = Exporter(arguments.metrics, Figures(_path(arguments), tier, **server.credentials()))
     try:
         yield
     finally:
         exporter.close()
+
+
+def _metrics(arguments: argparse.Namespace) -> None:
+    from ._agent.metrics import Exporter, Figures
+
+    figures = Figures(_path(arguments), None, **server.credentials())
+    if arguments.listen is None:
+        print(figures.text(), end="")
+        figures.close()
+        return
+    from ._agent.housekeeper import on_signals
+
+    with closing(Exporter(arguments.listen, figures)) as exporter:
+        on_signals(exporter)
+        exporter.run()
 
 
 def _options_in_environment() -> Dict[str, str]:
@@ -369,6 +384,9 @@ def _parser() -> argparse.ArgumentParser:
         *("--metrics",), type=_address, metavar="[HOST:]PORT", help="serve figures to Prometheus there; no password"
     )
     agent.add_argument("--with-server", action="store_true", help="end when the server has ended and all is saved")
+
+    metrics = command("metrics", _metrics, "Print figures for Prometheus, or serve them; an agent serves them itself.")
+    metrics.add_argument("--listen", type=_address, metavar="[HOST:]PORT", help="serve them there; no password")
 
     listing = query("list", _list, "List the objects in the store, oldest first.")
     listing.add_argument(

@@ -40,6 +40,7 @@ from .alarm import Alarm
 from .door import Door
 from .keeper import Keeper, collect
 from .loading import Wanted, load
+from .metrics import Exporter
 from .saving import save
 from .starting import LOCK
 from .store import Store
@@ -477,7 +478,7 @@ def _handed_on(path: str) -> Optional[int]:
     return None
 
 
-def on_signals(agent: Union[Agent, Keeper]) -> None:
+def on_signals(agent: Union[Agent, Keeper, Exporter]) -> None:
     """Have the agent end when the process is told to."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, agent.end)

@@ -1,4 +1,6 @@
-"""What the agent serves to Prometheus: how full the store is, and with a tier what is saved and what is not yet.
+"""What Prometheus is served: how full the store is, and from an agent with a tier what is saved and what is not yet.
+
+An agent serves it, and the command ``metrics`` for a store that has none.
 
 Text format 0.0.4 (https://prometheus.io/docs/instrumenting/exposition_formats/). Nothing is listed for it: the server
 tells its figures in one request, and the notes tell the rest. A server that is not there is ``vineyard_up 0``, and no
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from typing import Any, Callable, Dict, Iterator, Mapping, NamedTuple, Optional, Tuple
@@ -16,11 +19,22 @@ from typing import Any, Callable, Dict, Iterator, Mapping, NamedTuple, Optional,
 from .._calls import housekeeping
 from .._calls.session import Session
 from ..exceptions import VineyardError
+from ..reference import StoreStatus
+from .alarm import Alarm
 
-__all__ = ["METRICS", "Exporter", "Metric", "lines"]
+__all__ = ["METRICS", "Exporter", "Figures", "Metric", "lines"]
 
 # Seconds that a scrape waits for the server.
 _TIMEOUT = 5.0
+
+# Seconds between two looks of who only serves.
+_LOOK = 60.0
+
+# What the kernel says of a process's memory, and how we call it.
+_MEMORY = {
+    "RssAnon": "vineyard_process_private_memory_bytes",
+    "RssShmem": "vineyard_process_shared_memory_bytes",
+}
 
 
 class Metric(NamedTuple):
@@ -33,9 +47,13 @@ class Metric(NamedTuple):
 
 METRICS: Dict[str, Metric] = {
     "vineyard_up": Metric("gauge", "Whether vineyardd answers."),
+    "vineyard_info": Metric("gauge", "Always 1; the labels say which vineyardd it is."),
     "vineyard_memory_used_bytes": Metric("gauge", "Memory of the store that is in use."),
     "vineyard_memory_limit_bytes": Metric("gauge", "Size of the store."),
     "vineyard_clients": Metric("gauge", "Clients that are connected to the store."),
+    "vineyard_process_private_memory_bytes": Metric("gauge", "Memory of vineyardd beside the store, as for metadata."),
+    "vineyard_process_shared_memory_bytes": Metric("gauge", "Memory of the store that was ever used."),
+    "vineyard_scrape_duration_seconds": Metric("gauge", "How long it took to ask for all this."),
     "vineyard_unsaved_values": Metric("gauge", "Values that are not in the tier yet.", ("unsaved", "number")),
     "vineyard_unsaved_bytes": Metric("gauge", "Bytes of values that are not in the tier yet.", ("unsaved", "bytes")),
     "vineyard_unsaved_seconds": Metric("gauge", "Age of the oldest value that is not saved.", ("unsaved", "age")),
@@ -50,23 +68,34 @@ METRICS: Dict[str, Metric] = {
 }
 
 
-def lines(store: Optional[Mapping[str, float]], tier: Optional[Mapping[str, Any]]) -> Iterator[str]:
+def lines(
+    store: Optional[Mapping[str, float]], tier: Optional[Mapping[str, Any]], info: Optional[Mapping[str, str]] = None
+) -> Iterator[str]:
     """Yield the lines of an answer.
 
     Args:
         store: the server's figures by name, None if it does not answer.
         tier: what the agent says of itself, None if it has no tier.
+        info: labels that say which server it is.
     """
     found: Dict[str, float] = {"vineyard_up": float(store is not None), **(store or {})}
+    if info is not None:
+        found["vineyard_info"] = 1.0
     if tier is not None:
         failed = sum(number for name, number in tier["counts"].items() if name.startswith("errors."))
         for name, metric in METRICS.items():
             if metric.path:
                 found[name] = failed if metric.path == ("errors",) else _at(tier, metric.path)
     for name, value in found.items():
+        labels = _labels(info) if name == "vineyard_info" and info is not None else ""
         yield f"# HELP {name} {METRICS[name].help}"
         yield f"# TYPE {name} {METRICS[name].kind}"
-        yield f"{name} {value:.17g}"
+        yield f"{name}{labels} {value:.17g}"
+
+
+def _labels(of: Mapping[str, str]) -> str:
+    quoted = {name: value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") for name, value in of.items()}
+    return "{" + ",".join(f'{name}="{value}"' for name, value in quoted.items()) + "}"
 
 
 def _at(tier: Mapping[str, Any], path: Tuple[str, ...]) -> float:
@@ -76,39 +105,100 @@ def _at(tier: Mapping[str, Any], path: Tuple[str, ...]) -> float:
     return float(value)
 
 
-class Exporter:
-    """A server of metrics, in threads of its own.
+def _memory_of(pid: int) -> Dict[str, float]:
+    """Return the memory of a process, by the names of its metrics; nothing where it cannot be seen from here."""
+    found = {}
+    try:
+        with open(f"/proc/{pid}/status") as file:
+            for line in file:
+                name, _, rest = line.partition(":")
+                if name in _MEMORY:
+                    found[_MEMORY[name]] = float(rest.split()[0]) * 1024
+    except OSError:  # it ended, or it is in another container, which is how 0 as its number is to be read, too
+        return {}
+    return found
+
+
+class Figures:
+    """The figures of one store.
 
     Args:
-        address: host and port to listen at.
         path: the store's IPC socket.
         tier: returns what the agent says of itself; None where there is no tier.
         username: for a server started with ``--htpasswd``.
         password: likewise.
-
-    Raises:
-        OSError: it cannot listen there.
     """
 
     def __init__(
         self,
-        address: Tuple[str, int],
         path: str,
-        tier: Optional[Callable[[], Mapping[str, Any]]],
+        tier: Optional[Callable[[], Mapping[str, Any]]] = None,
         *,
         username: str = "",
         password: str = "",
     ) -> None:
         self._session = Session(path, timeout=_TIMEOUT, username=username, password=password)
         self._tier = tier
-        exporter = self
+
+    def text(self) -> str:
+        """Return them in Prometheus' text format."""
+        started = time.perf_counter()
+        store: Optional[Dict[str, float]] = None
+        info: Optional[Dict[str, str]] = None
+        try:
+            status = housekeeping.status(self._session)
+            memory = _memory_of(self._session.connection().peer_pid)
+        except VineyardError:
+            pass
+        else:
+            store, info = {**_of_store(status), **memory}, _of_server(status)
+            store["vineyard_scrape_duration_seconds"] = time.perf_counter() - started
+        tier = None if self._tier is None else self._tier()
+        return "\n".join(lines(store, tier, info)) + "\n"
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._session.close()
+
+
+def _of_store(status: StoreStatus) -> Dict[str, float]:
+    return {
+        "vineyard_memory_used_bytes": status.memory_used,
+        "vineyard_memory_limit_bytes": status.memory_limit,
+        "vineyard_clients": status.connections,
+    }
+
+
+def _of_server(status: StoreStatus) -> Dict[str, str]:
+    return {
+        "version": status.version,
+        "metadata": status.metadata or "",
+        "instance_id": str(status.instance_id),
+    }
+
+
+class Exporter:
+    """A server of figures, in threads of its own.
+
+    Args:
+        address: host and port to listen at.
+        figures: what it serves; it closes them with itself.
+
+    Raises:
+        OSError: it cannot listen there.
+    """
+
+    def __init__(self, address: Tuple[str, int], figures: Figures) -> None:
+        self._figures = figures
+        self._alarm = Alarm()
+        self._ending = False
 
         class Handler(BaseHTTPRequestHandler):
             timeout = _TIMEOUT
 
             def do_GET(self) -> None:
                 found = self.path.partition("?")[0] in ("/", "/metrics")
-                body = exporter.text().encode() if found else b"There is /metrics.\n"
+                body = figures.text().encode() if found else b"There is /metrics.\n"
                 self.send_response(200 if found else 404)
                 self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
                 self.send_header("Content-Length", str(len(body)))
@@ -133,23 +223,20 @@ class Exporter:
         """The port that it listens at."""
         return int(self._server.server_address[1])
 
-    def text(self) -> str:
-        """Return the metrics."""
-        try:
-            status = housekeeping.status(self._session)
-            store = {
-                "vineyard_memory_used_bytes": status.memory_used,
-                "vineyard_memory_limit_bytes": status.memory_limit,
-                "vineyard_clients": status.connections,
-            }
-        except VineyardError:
-            store = None
-        tier = None if self._tier is None else self._tier()
-        return "\n".join(lines(store, tier)) + "\n"
+    def run(self) -> None:
+        """Serve until told to end."""
+        while not self._ending:
+            self._alarm.wait(_LOOK)
+
+    def end(self, *_: object) -> None:
+        """End; may be called from a signal handler."""
+        self._ending = True
+        self._alarm.ring()
 
     def close(self) -> None:
         """Listen no more."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
-        self._session.close()
+        self._figures.close()
+        self._alarm.close()
