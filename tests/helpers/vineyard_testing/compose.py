@@ -83,7 +83,7 @@ class Project:
     def run_flights(self, run_id: str, *workers: str) -> None:
         """Run the pipeline to success, once its DAG is there; when it fails, show what these workers logged."""
         parsed = "select 1 from serialized_dag where dag_id = 'flights'"
-        wait_until(lambda: self.query(parsed), "DAG parsed", 300, lambda: None)
+        wait_until(lambda: self.query(parsed), "DAG parsed", 900, lambda: None)
         self.execute("airflow-scheduler", "airflow", "dags", "unpause", "flights")
         self.execute("airflow-scheduler", "airflow", "dags", "trigger", "flights", "--run-id", run_id)
 
@@ -91,6 +91,6 @@ class Project:
             ((state,),) = self.query(f"select state from dag_run where run_id = '{run_id}'")
             return state if state in ("success", "failed") else ""
 
-        state = wait_until(ended, "the run's end", 300, lambda: None)
+        state = wait_until(ended, "the run's end", 900, lambda: None)
         tasks = self.query(f"select task_id, state, hostname, queue from task_instance where run_id = '{run_id}'")
         assert state == "success", f"{tasks}\n{self.compose('logs', '--tail=60', *workers)}"
