@@ -181,8 +181,9 @@ def test_a_value_that_rotted_is_not_brought(servers: Trio) -> None:
         connection = client._connection()
         blob = objects.find_object(connection, parse_id(ref.id), ref.token).blob
         pin = connection.pin(blob)
-        place, _ = pin.take(then=GetData([1]))
-        assert place is not None
+        places, _ = pin.take(then=GetData([1]))
+        assert places is not None
+        (place,) = places
         for position, error in ((0, vc.ObjectCorrupted), (16, vc.ObjectCorrupted)):
             fd, offset = connection.store_fd(place), place.offset + position
             before = os.pread(fd, 8, offset)

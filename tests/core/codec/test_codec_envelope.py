@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-import binascii
 import mmap
 import struct
 
 import pytest
-from codec_support import TOKEN, blob, decode
+from codec_support import ENTRY, FIELDS, HEADER, TOKEN, blob, changed, decode, sealed
 
 from vineyard_client import _codec
 from vineyard_client._codec import envelope
 from vineyard_client.exceptions import ObjectCorrupted, ObjectNotFound, UnsupportedVersion, VineyardError
-
-HEADER = struct.Struct("<8sHHI16sQQQQII")
-FIELDS = [
-    "magic",
-    "layout",
-    "codec",
-    "flags",
-    "token",
-    "total",
-    "buffers",
-    "stream_offset",
-    "stream_length",
-    "crc",
-    "reserved",
-]
-ENTRY = struct.Struct("<QQII")
 
 
 def laid_out(*sizes: int) -> bytearray:
@@ -35,23 +18,6 @@ def laid_out(*sizes: int) -> bytearray:
     joined = bytearray(b"".join(chunks))
     assert len(joined) == nbytes
     return joined
-
-
-def changed(stored: bytearray, **fields: int | bytes) -> bytearray:
-    """Change header fields and make the checksum right again."""
-    values = dict(zip(FIELDS, HEADER.unpack_from(stored)))
-    values.update(fields)
-    HEADER.pack_into(stored, 0, *values.values())
-    return sealed(stored)
-
-
-def sealed(stored: bytearray) -> bytearray:
-    values = dict(zip(FIELDS, HEADER.unpack_from(stored)))
-    end = values["stream_offset"] + (values["stream_length"] if values["flags"] & 1 else 0)
-    covered = bytearray(stored[: min(end, len(stored))])
-    covered[64:68] = bytes(4)
-    struct.pack_into("<I", stored, 64, binascii.crc32(covered))
-    return stored
 
 
 def test_the_layout_is_the_documented_one():
@@ -91,7 +57,7 @@ def test_large_pieces_are_handed_on_and_tiny_ones_joined():
 
 DAMAGE = {
     "another magic": ({"magic": b"VYVALUE\r"}, ObjectCorrupted),
-    "another layout": ({"layout": 2}, UnsupportedVersion),
+    "another layout": ({"layout": 3}, UnsupportedVersion),
     "another codec": ({"codec": 7}, UnsupportedVersion),
     "an unknown flag": ({"flags": 3}, ObjectCorrupted),
     "no checksum of a short stream": ({"flags": 0}, ObjectCorrupted),

@@ -29,6 +29,7 @@ SMALL = ValueMeta(
     content=b"\0envelope\xff",
 )
 LARGE = replace(SMALL, content=None, blob=BLOB, guard=GUARD, size=1 << 33)
+SHARING = replace(LARGE, own=1000, shared=((1 << 63) | 7, (1 << 63) | 8), sizes=(1 << 32, 70_000))
 REPLICA = replace(LARGE, origin="other:9600", origin_id="o0000000000000001")
 
 
@@ -36,19 +37,60 @@ def over_the_wire(tree: Dict[str, Any]) -> Dict[str, Any]:
     """Return a tree as the server hands it back: through JSON, with what it adds."""
     returned: Dict[str, Any] = json.loads(json.dumps(tree))
     returned.update(id="o0000000000000009", signature=5, __timestamp=7)
-    for member in ("blob", "guard"):
+    for member in ("blob", "guard", "shared_0", "shared_1"):
         if member in returned:
             returned[member].update(nbytes=0, length=0)  # as of an unsealed blob
     return returned
 
 
 @pytest.mark.parametrize("typename", [VALUE, TOMBSTONE])
-@pytest.mark.parametrize("meta", [SMALL, LARGE, REPLICA, replace(SMALL, labels={}, content=b"")])
+@pytest.mark.parametrize("meta", [SMALL, LARGE, SHARING, REPLICA, replace(SMALL, labels={}, content=b"")])
 def test_round_trip(meta: ValueMeta, typename: str) -> None:
     """What a tree says, of a value or a tombstone, is read back from what the server returns."""
     tree = meta.tree(typename)
     assert tree["typename"] == typename
     assert ValueMeta.read(over_the_wire(tree)) == meta
+
+
+def test_form_of_a_value_that_shares() -> None:
+    """The blobs of others are members like its own, and earlier releases are told not to touch it."""
+    tree = SHARING.tree()
+    assert (tree["version"], tree["size"], tree["nbytes"], tree["own"]) == (2, SHARING.size, 1000, 1000)
+    assert json.loads(tree["sizes"]) == [1 << 32, 70_000]
+    assert [tree[f"shared_{k}"]["id"] for k in (0, 1)] == [format_id(blob) for blob in SHARING.shared]
+    assert tree["blob"]["length"] == 1000
+    assert (SHARING.memory, replace(SHARING, origin="a:1", origin_id="o" + 16 * "0").memory) == (
+        1000,
+        1000 + (1 << 32) + 70_000,
+    )
+    assert SHARING.blobs == (BLOB, *SHARING.shared)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"sizes": "[]"},
+        {"sizes": "[1]", "shared_0": {"id": format_id(BLOB)}},
+        {"sizes": "[1, 2]", "shared_1": {"id": format_id((1 << 63) | 7)}},
+        {"sizes": "[1, 2, 3]"},
+        {"sizes": json.dumps([1] * 200)},
+        {"sizes": "[" + "1" * 10_000 + "]"},
+        {"sizes": "[-1, 2]"},
+        {"sizes": "[1.5, 2]"},
+        {"sizes": "[true, 2]"},
+        {"sizes": json.dumps([1 << 64, 2])},
+        {"sizes": 5},
+        {"own": 0},
+        {"own": "1000"},
+        {"content": ""},
+        {"shared_0": 5},
+        {"shared_0": {"id": "x"}},
+    ],
+)
+def test_what_is_shared_must_make_sense(damage: Dict[str, Any]) -> None:
+    """Whatever stands there, it is an error of ours, and never read as something else."""
+    with pytest.raises(ObjectCorrupted):
+        ValueMeta.read({**over_the_wire(SHARING.tree()), **damage})
 
 
 def test_form_of_a_small_value() -> None:
@@ -107,13 +149,13 @@ def test_somebody_elses_object() -> None:
     )
 
 
-@pytest.mark.parametrize("version", [2, "1", None])
+@pytest.mark.parametrize("version", [3, "1", None])
 def test_another_version(version: object) -> None:
     """Metadata of another generation are refused, not guessed at."""
     with pytest.raises(UnsupportedVersion) as caught:
         ValueMeta.read({**over_the_wire(SMALL.tree()), "version": version})
     assert str(caught.value) == (
-        f"The object o0000000000000009 has metadata of version {version!r}; this release knows 1. "
+        f"The object o0000000000000009 has metadata of version {version!r}; this release knows 1 and 2. "
         "Upgrade vineyard-client here, or put the value with the release that is installed here."
     )
 

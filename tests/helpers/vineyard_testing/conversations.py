@@ -50,9 +50,9 @@ def found(store: Optional[int] = None, blob: int = BLOB) -> List[Any]:
 
 def pinned(connection: Connection, blob: int = BLOB) -> Tuple[Pin, Payload]:
     pin = connection.pin(blob)
-    place, _ = pin.take(GetData([1]))
-    assert place is not None
-    return pin, place
+    places, _ = pin.take(GetData([1]))
+    assert places is not None
+    return pin, places[0]
 
 
 def placed(connection: Connection, blob: int = BLOB) -> Payload:

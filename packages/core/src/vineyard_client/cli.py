@@ -189,8 +189,8 @@ def _list(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps([_as_json(info) for info in infos], indent=2))
         return
-    header = ["ID", "SIZE", "CREATED", "TYPE", "SUMMARY"]
-    rows = [[i.ref.id, _bytes(i.size), f"{i.created:%Y-%m-%d %H:%M:%S}", i.type, i.summary] for i in infos]
+    header = ["ID", "SIZE", "OWN", "CREATED", "TYPE", "SUMMARY"]
+    rows = [[i.ref.id, _bytes(i.size), _own(i), f"{i.created:%Y-%m-%d %H:%M:%S}", i.type, i.summary] for i in infos]
     _print_table([header, *rows])
 
 
@@ -204,7 +204,7 @@ def _show(arguments: argparse.Namespace) -> None:
         "id": info.ref.id,
         "type": info.type,
         "summary": info.summary,
-        "size": f"{_bytes(info.size)} ({info.size} bytes)",
+        "size": f"{_bytes(info.size)} ({info.size} bytes)" + _about_sharing(info),
         "created": f"{info.created:%Y-%m-%d %H:%M:%S} UTC",
         "host": info.host,
         "socket": info.socket,
@@ -219,13 +219,18 @@ def _gc(arguments: argparse.Namespace) -> None:
     with _client(arguments) as client:
         freed = client.collect(older_than=arguments.older_than, labels=dict(arguments.label), dry_run=arguments.dry_run)
     if arguments.json:
-        print(json.dumps([{**_as_json(action.info), "reason": action.reason} for action in freed], indent=2))
+        print(
+            json.dumps(
+                [{**_as_json(action.info), "reason": action.reason, "frees": action.frees} for action in freed],
+                indent=2,
+            )
+        )
         return
-    rows = [[a.info.ref.id, _bytes(a.info.size), a.reason, a.info.type, a.info.summary] for a in freed]
+    rows = [[a.info.ref.id, _bytes(a.info.size), _bytes(a.frees), a.reason, a.info.type, a.info.summary] for a in freed]
     if rows:
-        _print_table([["ID", "SIZE", "REASON", "TYPE", "SUMMARY"], *rows])
-    # Objects with one token share their memory.
-    total = _bytes(sum({action.info.ref.token: action.info.size for action in freed}.values()))
+        _print_table([["ID", "SIZE", "FREES", "REASON", "TYPE", "SUMMARY"], *rows])
+    # What they share with objects that stay, stays.
+    total = _bytes(sum(action.frees for action in freed))
     print(f"{'Would free' if arguments.dry_run else 'Freed'} {len(freed)} objects, {total}.")
 
 
@@ -262,7 +267,18 @@ def _as_json(info: ObjectInfo) -> Dict[str, Any]:
         "created": info.created.isoformat(),
         "host": info.host,
         "socket": info.socket,
+        "memory": info.memory,
     }
+
+
+def _own(info: ObjectInfo) -> str:
+    return "-" if info.memory is None else _bytes(info.memory)
+
+
+def _about_sharing(info: ObjectInfo) -> str:
+    if info.memory is None or info.memory >= info.size:
+        return ""
+    return f"; {info.memory} bytes are its own, the rest it shares with other objects"
 
 
 def _bytes(number: float) -> str:

@@ -153,7 +153,9 @@ class Client:
         """Store a value and return a reference to it.
 
         The value's buffers are written from where they lie into the store's memory, once; the value itself stays the
-        caller's, and later changes to it do not reach the store. When the store is full, what nobody needs any more is
+        caller's, and later changes to it do not reach the store. Large buffers that ``get`` returned and that nobody
+        has changed are in the store already, and are shared instead of written: a frame that got one more column takes
+        that column. Each object can be deleted without the other. When the store is full, what nobody needs any more is
         collected first (see ``collect``).
 
         Args:
@@ -207,7 +209,7 @@ class Client:
                     meta = replace(meta, host=host)
                 shown = _shown(value, encoded.nbytes, preview, hide) if preview != "off" and not same_as else b""
                 how: Dict[str, Any] = {"same_as": same_as, "persistent": persist, "path": path, "preview": shown}
-                ref = writing.put(self._session, connection, meta, encoded.chunks, made=made, noted=noted, **how)
+                ref = writing.put(self._session, connection, meta, encoded, made=made, noted=noted, **how)
             finally:
                 encoded.release()
         except BaseException:  # nobody learns of it
@@ -293,9 +295,9 @@ class Client:
         number_of(ref)  # whatever else it is, it is a reference
         trust = self._trust(allowed_classes)
         found = reading.find(self._session, ref, replica=replica)
-        if not isinstance(found, memoryview):
+        if not isinstance(found, tuple):
             return found.read(trust["allowed_classes"])
-        return _codec.decode(found, token=bytes.fromhex(ref.token), **trust)
+        return _codec.decode(*found, token=bytes.fromhex(ref.token), **trust)
 
     @property
     def source(self) -> str:

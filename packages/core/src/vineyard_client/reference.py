@@ -37,7 +37,7 @@ class ObjectRef:
         token: 32 hex digits that tell this value from every other one.
         endpoint: ``host:port`` where other hosts reach the instance that has it; None when its RPC is off.
         type: what the value is, e.g. ``pandas.DataFrame``; for people, nothing depends on it.
-        size: bytes it takes in the store.
+        size: bytes of the whole value; in the store it takes fewer where it shares memory with others.
         copy: the key of its copy in the tier; None if it is in the store alone.
 
     Raises:
@@ -120,7 +120,7 @@ class ObjectInfo:
     """What a store knows of a value, without the value.
 
     Attributes:
-        ref: the reference to it.
+        ref: the reference to it; its ``size`` is that of the whole value.
         summary: what it is, for people: rows and columns, shape, length; never its contents.
         labels: what it was labelled with when it was put.
         created: when it was put, in UTC.
@@ -131,6 +131,8 @@ class ObjectInfo:
         replicas: for an original, the hosts that made a replica of it.
         age: how long it has been in this store, by a clock that nobody sets; None where that is not known, as of an
             object on another host.
+        memory: bytes of the store that were taken for it; the rest of ``size`` it shares with values that were there
+            already. None where it is not in a store of ours, or is native.
     """
 
     ref: ObjectRef
@@ -143,6 +145,7 @@ class ObjectInfo:
     origin: Optional[str] = None
     replicas: Tuple[str, ...] = ()
     age: Optional[timedelta] = field(default=None, compare=False)
+    memory: Optional[int] = None
 
     @property
     def type(self) -> str:
@@ -151,7 +154,7 @@ class ObjectInfo:
 
     @property
     def size(self) -> int:
-        """Bytes it takes in the store."""
+        """Bytes of the whole value, wherever they lie."""
         return self.ref.size
 
 

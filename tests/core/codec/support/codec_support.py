@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import binascii
 import ctypes
 import struct
 from typing import Any, List, Sequence, Tuple
@@ -112,3 +113,38 @@ def pickled(*parts: Tuple[str, Any]) -> bytes:
             code.raw(b"0")
         code.call(operation, *arguments)
     return code.finish()
+
+
+# The header of an envelope, its fields in order, and an entry of its index.
+HEADER = struct.Struct("<8sHHI16sQQQQII")
+FIELDS = [
+    "magic",
+    "layout",
+    "codec",
+    "flags",
+    "token",
+    "total",
+    "buffers",
+    "stream_offset",
+    "stream_length",
+    "crc",
+    "reserved",
+]
+ENTRY = struct.Struct("<QQII")
+
+
+def changed(stored: bytearray, **fields: int | bytes) -> bytearray:
+    """Change header fields and make the checksum right again."""
+    values = dict(zip(FIELDS, HEADER.unpack_from(stored)))
+    values.update(fields)
+    HEADER.pack_into(stored, 0, *values.values())
+    return sealed(stored)
+
+
+def sealed(stored: bytearray) -> bytearray:
+    values = dict(zip(FIELDS, HEADER.unpack_from(stored)))
+    end = values["stream_offset"] + (values["stream_length"] if values["flags"] & 1 else 0)
+    covered = bytearray(stored[: min(end, len(stored))])
+    covered[64:68] = bytes(4)
+    struct.pack_into("<I", stored, 64, binascii.crc32(covered))
+    return stored

@@ -25,7 +25,7 @@ def save(name: str, notes: Notes, store: Store, tier: Tier) -> int:
     if note is None:
         return 0  # it is saved already, or deleted
     try:
-        view = store.envelope(note)
+        envelope = store.envelope(note)
     except Deleted as gone:
         log.debug("%s was deleted before it was saved: %s", note.key, gone)
         notes.remove(UNSAVED, name)
@@ -39,9 +39,9 @@ def save(name: str, notes: Notes, store: Store, tier: Tier) -> int:
         notes.give_up(name)
         return 0
     try:
-        tier.save(note.key, [view])
+        tier.save(note.key, envelope)
     finally:
-        view.release()
+        envelope.clear()
     # In this order: once it is noted as saved, it may leave a full store, and a missing object means nothing any more.
     if store.is_deleted(note) or not notes.promote(name):
         log.debug("%s was deleted while it was saved", note.key)

@@ -18,6 +18,7 @@ from .._io.fds import OwnedFD
 from .._io.mapping import map_private
 from .._store import objects
 from .._store.connection import Connection
+from .._tiers.contract import Chunk
 from .._tiers.local import shown
 from .._tiers.notes import OVERFLOW, Note, Notes
 from .._wire.messages import CreateBuffer, DropBuffer, InstanceStatus
@@ -93,8 +94,8 @@ class Store:
         self._seen = identity
         connection.call(DropBuffer(buffer.id))
 
-    def envelope(self, note: Note) -> memoryview:
-        """Return the envelope of a value, which stays what it is for as long as the view lives.
+    def envelope(self, note: Note) -> List[Chunk]:
+        """Return the envelope of a value in pieces, as if it shared no memory; they stay what they are while they live.
 
         Raises:
             Deleted: somebody deleted it.
@@ -102,26 +103,27 @@ class Store:
             ConnectionFailed: the server went away, or there is none: this must be tried again.
         """
         if note.content is not None:
-            return memoryview(note.content)
+            return [note.content]
         if not note.number:
-            return self._overflow(note)
+            return [self._overflow(note)]
         connection, identity = self.connection, self.identity
         if connection is not None and identity == note.store:
             try:
-                return objects.open_object(connection, note.number, note.token)
+                return _codec.flatten(*objects.open_object(connection, note.number, note.token))
             except (ObjectNotFound, ObjectCorrupted) as error:
                 raise Deleted(str(error)) from error
-        fd = self._memories.get((note.store, note.memory))
-        if fd is None:
+        pieces = note.pieces or ((note.memory, note.offset, note.size),)
+        fds = [self._memories.get((note.store, memory)) for memory, _, _ in pieces]
+        if None in fds:
             if connection is None:
                 raise ConnectionFailed("There is no server, and its memory is not held.")
             raise Lost("the store that had it has ended")
         try:
-            view = map_private(fd, note.offset, note.size, None)
-            _codec.check(view, token=bytes.fromhex(note.token))
+            views = [map_private(fd or 0, offset, size, None) for fd, (_, offset, size) in zip(fds, pieces)]
+            _codec.check(*views, token=bytes.fromhex(note.token))
+            return _codec.flatten(*views)
         except (OSError, ObjectNotFound, ObjectCorrupted) as error:
             raise Lost(str(error)) from error
-        return view
 
     def _overflow(self, note: Note) -> memoryview:
         path = os.path.join(self._notes.folder, OVERFLOW, note.token)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Iterator, List, Mapping, Optional, Union
+from typing import TYPE_CHECKING, Iterator, List, Mapping, Optional, Sequence, Union
 
 from .._store import objects
 from .._store.collect import DEAD_WRITER, DELETED, EXPIRED, ORIGINAL_GONE, Candidate, Collectable, plan
 from .._store.connection import Connection
-from .._store.meta import TOMBSTONE, VALUE, check_labels
+from .._store.meta import TOMBSTONE, VALUE, ValueMeta, check_labels
 from .._wire.messages import DeleteData, InstanceStatus
 from ..exceptions import ConnectionFailed, ObjectCorrupted, ObjectNotFound
 from ..ids import format_id, parse_id
@@ -211,6 +212,19 @@ def _delete_objects(session: Session, connection: Connection, ref: ObjectRef) ->
     return existed
 
 
+def _weighed(actions: Sequence[Collectable], metas: Mapping[int, ValueMeta]) -> List[Collectable]:
+    """Return the actions with what each frees: a blob goes with the last object that has it."""
+    having = Counter(blob for meta in metas.values() for blob in meta.blobs)
+    weighed = []
+    for action in actions:
+        meta = metas[parse_id(action.info.ref.id)]
+        sizes = (meta.own, *meta.sizes) if meta.shared else (meta.size,)
+        having.subtract(meta.blobs)
+        freed = sum(size for blob, size in zip(meta.blobs, sizes) if not having[blob])
+        weighed.append(replace(action, frees=freed if meta.blobs else meta.size))
+    return weighed
+
+
 def collect(
     session: Session,
     connection: Connection,
@@ -220,9 +234,9 @@ def collect(
     dry_run: bool = False,
 ) -> List[Collectable]:
     """Free what nobody needs any more, and return what that was; see ``Client.collect``."""
-    tombstones = objects.list_objects(connection, TOMBSTONE)
+    tombstones_there = objects.list_objects(connection, TOMBSTONE)
     values = objects.list_objects(connection, VALUE)
-    tombstones = objects.orphaned(tombstones, values)
+    tombstones = objects.orphaned(tombstones_there, values)
     gone = session.migration.gone_originals(connection, (meta for _, meta in values if meta.origin is not None))
     writers = objects.incomplete_objects(connection, values)
     unread = set(objects.unread_tombstones(connection, tombstones))
@@ -240,6 +254,7 @@ def collect(
     ]
     now = datetime.now(timezone.utc)
     actions = plan(candidates, now=now, older_than=older_than, labels=check_labels(labels))
+    actions = _weighed(actions, dict([*values, *tombstones_there]))
     if not dry_run:
         garbage = [parse_id(action.info.ref.id) for action in actions if action.reason in (DELETED, DEAD_WRITER)]
         if garbage:

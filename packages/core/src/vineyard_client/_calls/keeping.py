@@ -16,6 +16,7 @@ import time
 from dataclasses import replace
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
+from .. import _codec
 from .._store import objects
 from .._store.connection import Connection
 from .._store.making import Chunk
@@ -24,7 +25,7 @@ from .._tiers import spill
 from .._tiers.keys import make_key
 from .._tiers.local import Tiers
 from .._tiers.notes import LOADED, SAVED, Note
-from .._wire.messages import GetData, Payload
+from .._wire.messages import GetData, InstanceStatus, Payload
 from ..exceptions import ObjectCorrupted, ObjectNotFound, StoreFull, TierFailed
 from ..ids import format_id
 from ..reference import ObjectRef, number_of
@@ -58,7 +59,7 @@ def keep(
     tiers: Tiers,
     store: str,
     ref: ObjectRef,
-    place: Optional[Payload],
+    places: Sequence[Payload],
     key: str,
     chunks: Sequence[Chunk],
     noted: List[Note],
@@ -70,7 +71,7 @@ def keep(
         tiers: where to.
         store: the identity of the store that has it.
         ref: to the object.
-        place: of its blob; None if the envelope is in its metadata.
+        places: of its blobs; none if the envelope is in its metadata.
         key: of the copy.
         chunks: the envelope.
         noted: a list for what is noted, which the caller takes back if anything fails from here on.
@@ -87,9 +88,10 @@ def keep(
         type=ref.type,
         created=time.time(),
         store=store,
-        memory=-1 if place is None else place.store_fd,
-        offset=0 if place is None else place.offset,
-        content=b"".join(chunks) if place is None else None,
+        memory=places[0].store_fd if places else -1,
+        offset=places[0].offset if places else 0,
+        content=None if places else b"".join(chunks),
+        pieces=tuple((place.store_fd, place.offset, place.size) for place in places) if len(places) > 1 else (),
     )
     noted.append(note)
     try:
@@ -189,8 +191,9 @@ def _residents(tiers: Tiers) -> Dict[str, Tuple[str, Note, float]]:
 def _evict(tiers: Tiers, connection: Connection, leaving: Sequence[Tuple[str, Note]]) -> int:
     """Let values leave that are unread and saved; return the bytes of those that did."""
     metas = _metas(connection, [note for _, note in leaving])
-    blobs = {name: meta.blob for name, meta in metas.items() if meta.content is None}
-    read = dict(zip(blobs, connection.in_use(list(blobs.values()))))
+    blobs = list(dict.fromkeys(blob for meta in metas.values() for blob in meta.blobs))
+    in_use = dict(zip(blobs, connection.in_use(blobs)))
+    read = {name: any(in_use[blob] for blob in meta.blobs) for name, meta in metas.items() if meta.blobs}
     candidates = []
     for kind, note in leaving:
         name = note.name if kind == SAVED else note.token
@@ -205,7 +208,7 @@ def _evict(tiers: Tiers, connection: Connection, leaving: Sequence[Tuple[str, No
         log.warning("nothing that is saved leaves the store: %s", error)
         sizes = {}
         candidates = [(kind, name, note) for kind, name, note in candidates if kind == LOADED]
-    freed = 0
+    freed, used = 0, connection.call(InstanceStatus()).memory_used
     for kind, name, note in candidates:
         if kind == SAVED and sizes.get(note.name) != note.size:
             _save_again(tiers, connection, note)
@@ -213,6 +216,9 @@ def _evict(tiers: Tiers, connection: Connection, leaving: Sequence[Tuple[str, No
         if objects.delete_object(connection, note.number, note.token):
             freed += note.size
         tiers.notes.remove(kind, name)
+    if any(meta.shared for meta in metas.values()):
+        # What others share stays. How much that is the server knows, but for what others write and free meanwhile.
+        freed = min(freed, max(0, used - connection.call(InstanceStatus()).memory_used))
     return freed
 
 
@@ -221,7 +227,7 @@ def _save_again(tiers: Tiers, connection: Connection, note: Note) -> None:
     log.warning("the copy %s is gone from %s: it is saved again", note.key, tiers.url)
     try:
         if tiers.folder is not None:
-            tiers.folder.save(note.key, [objects.open_object(connection, note.number, note.token)])
+            tiers.folder.save(note.key, _codec.flatten(*objects.open_object(connection, note.number, note.token)))
             if not tiers.notes.has(SAVED, note.name):
                 tiers.folder.delete([note.key])  # it was deleted meanwhile
         elif tiers.notes.demote(note.name):

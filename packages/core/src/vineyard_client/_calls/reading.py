@@ -57,11 +57,11 @@ class _Search:
         return self.session.tiers.key_of(self.ref.token, parse_id(self.ref.id))
 
 
-Found = Union[memoryview, "NativeObject"]
+Found = Union[objects.Envelope, "NativeObject"]
 
 
 def find(session: Session, ref: ObjectRef, *, replica: bool) -> Found:
-    """Return the envelope of a value, or the object if it is one of vineyard's own types.
+    """Return the blobs with the envelope of a value, or the object if it is one of vineyard's own types.
 
     Args:
         session: whose store comes first.
@@ -156,7 +156,12 @@ def _from_tier_before(search: _Search) -> Optional[Found]:
     if note is not None and note.number:
         with suppress(ObjectNotFound):
             return objects.open_object(search.connection, note.number, search.ref.token)
-    return tiers.overflow(search.ref.token, search.ref.size)
+    return _whole(tiers.overflow(search.ref.token, search.ref.size))
+
+
+def _whole(envelope: Optional[memoryview]) -> Optional[Found]:
+    """Return what a tier gave, where all of a value is in one piece."""
+    return None if envelope is None else (envelope,)
 
 
 def _its_host(search: _Search) -> Optional[Found]:
@@ -182,7 +187,7 @@ def _tier(search: _Search) -> Optional[Found]:
     if key is None or tiers is None:
         return None
     number = number_of(ref)
-    found: Optional[Found] = tiers.read(ref.token, number, key, ref.size)
+    found = _whole(tiers.read(ref.token, number, key, ref.size))
     for _ in range(_LOADS if found is None else 0):
         try:
             place = tiers.load(ref.token, key, ref.size, ref.type)

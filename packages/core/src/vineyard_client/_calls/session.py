@@ -242,6 +242,7 @@ def described(ref: ObjectRef, meta: ValueMeta, where: str) -> ObjectInfo:
         socket=where,
         origin=meta.origin,
         replicas=meta.replicas,
+        memory=meta.memory,
     )
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Callable, List, Mapping, Optional, Sequence, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Callable, List, Mapping, Optional, Sequence, Tuple, TypeVar
 
+from .. import _codec
 from .._io.pinfile import one_at_a_time
 from .._store import objects
 from .._store.connection import Connection
-from .._store.making import Chunk, Making
+from .._store.making import Making, SharedGone
 from .._store.meta import INLINE_LIMIT, ValueMeta
-from .._wire.messages import InstanceStatus, Persist
+from .._store.sharing import recognise
+from .._wire.messages import InstanceStatus, Payload, Persist
 from ..exceptions import StoreFull, TierFailed
 from ..ids import format_id
 from ..reference import ObjectRef, number_of
@@ -38,7 +41,7 @@ def put(
     session: Session,
     connection: Connection,
     meta: ValueMeta,
-    chunks: Sequence[Chunk],
+    encoded: _codec.Encoded,
     *,
     same_as: Optional[ObjectRef],
     persistent: bool,
@@ -47,13 +50,13 @@ def put(
     path: Sequence[str] = (),
     preview: bytes = b"",
 ) -> Optional[ObjectRef]:
-    """Store an envelope and return the reference to it.
+    """Store an envelope and return the reference to it; what is in the store already is shared (``_store.sharing``).
 
     Args:
         session: whose store it is.
         connection: to that store.
         meta: what is said of the value.
-        chunks: the envelope.
+        encoded: the envelope.
         same_as: an object that may hold the same envelope, whose memory is shared then.
         persistent: make it visible to every instance of the cluster.
         made: a list for what is made, which the caller undoes if anything fails from here on.
@@ -75,29 +78,51 @@ def put(
 
         key = keeping.key_for(path, meta.token, shared=same_as is not None)
     if same_as is not None:
-        shared = objects.share_object(connection, meta, number_of(same_as), chunks, made)
-        if shared is None:
+        same = objects.share_object(connection, meta, number_of(same_as), encoded.chunks, made)
+        if same is None:
             return None
-        number = shared
+        number = same
+        places = [] if tiers is None else objects.places_of(connection, number, meta.token)
     else:
         try:
-            number = with_room(
-                session, connection, lambda: objects.write_object(connection, meta, chunks, made, preview)
-            )
+            number, places = _written(session, connection, meta, encoded, made, preview)
         except StoreFull as full:
             if tiers is None:
                 raise
-            return keeping.keep_outside(tiers, session.advertised(connection), meta, key, chunks, noted, full)
+            return keeping.keep_outside(tiers, session.advertised(connection), meta, key, encoded.chunks, noted, full)
     persist(connection, number, persistent)
     log.debug("put %s: %s, %d bytes", format_id(number), meta.type, meta.size)
     ref = session.reference(connection, number, meta)
     if tiers is None:
         return ref
-    if same_as is None:
-        place = None if meta.size <= INLINE_LIMIT else made[-1].payload
-    else:
-        place = objects.place_of(connection, number, meta.token)
-    return keeping.keep(tiers, session.identity, ref, place, key, chunks, noted, same_as.copy if same_as else None)
+    copy = same_as.copy if same_as else None
+    return keeping.keep(tiers, session.identity, ref, places, key, encoded.chunks, noted, copy)
+
+
+def _written(
+    session: Session,
+    connection: Connection,
+    meta: ValueMeta,
+    encoded: _codec.Encoded,
+    made: List[Making],
+    preview: bytes,
+) -> Tuple[int, List[Payload]]:
+    """Write an envelope, or what of it is not in the store; return the object's id and the places of its blobs."""
+
+    def write(meta: ValueMeta, chunks: Sequence[_codec.Chunk]) -> int:
+        return with_room(session, connection, lambda: objects.write_object(connection, meta, chunks, made, preview))
+
+    sharing = recognise(connection, encoded.buffers)
+    if sharing is not None:
+        try:
+            chunks, own = encoded.without(sharing.elsewhere)
+            new = replace(meta, own=own, shared=sharing.blobs, sizes=sharing.sizes)
+            return write(new, chunks), [made[-1].payload, *sharing.payloads]
+        except SharedGone as gone:  # by force: what is still here is written
+            log.warning("%s All of the value is written.", gone)
+        finally:
+            sharing.release()
+    return write(meta, encoded.chunks), [] if meta.size <= INLINE_LIMIT else [made[-1].payload]
 
 
 def take_back(session: Session, noted: Sequence[Note]) -> None:
@@ -122,9 +147,9 @@ def save(session: Session, connection: Connection, ref: ObjectRef, path: Sequenc
 
     number = number_of(ref)
     key = keeping.key_for(path, ref.token, shared=False)
-    place = objects.place_of(connection, number, ref.token)
-    envelope = objects.open_object(connection, number, ref.token)
-    return keeping.keep(session.tiers, session.identity, ref, place, key, [envelope], noted)
+    places = objects.places_of(connection, number, ref.token)
+    envelope = _codec.flatten(*objects.open_object(connection, number, ref.token))
+    return keeping.keep(session.tiers, session.identity, ref, places, key, envelope, noted)
 
 
 def put_native(session: Session, value: object, labels: Mapping[str, str], persistent: bool) -> ObjectRef:

@@ -13,14 +13,14 @@ can be read, and is the same).
 
 from __future__ import annotations
 
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from vineyard_client.exceptions import UnsafeType, VineyardError
 
 from . import envelope, proof, reader, summary, writer
 from .adapters import table
 from .adapters.declared import declare
-from .envelope import HEADER_SIZE, Chunk
+from .envelope import HEADER_SIZE, Chunk, Place
 from .filling import left_to_fill
 from .policy import policy_for
 
@@ -29,11 +29,13 @@ __all__ = [
     "Chunk",
     "Encoded",
     "Examined",
+    "Place",
     "check",
     "declare",
     "decode",
     "encode",
     "examine",
+    "flatten",
     "has_buffers",
     "left_to_fill",
     "lies_in",
@@ -49,12 +51,26 @@ class Encoded(NamedTuple):
         nbytes: the sum of their lengths.
         type_name: where the value's type is found by people, such as ``pandas.DataFrame``.
         summary: one line about the value, at most 300 characters; never values.
+        stream: the pieces of the pickle stream.
+        buffers: the value's memory that lies beside it.
+        token: what the blob tells the value by.
     """
 
     chunks: List[Chunk]
     nbytes: int
     type_name: str
     summary: str
+    stream: Sequence[Chunk]
+    buffers: Sequence[memoryview]
+    token: bytes
+
+    def without(self, elsewhere: Mapping[int, Place]) -> Tuple[List[Chunk], int]:
+        """Return the pieces of a blob that lacks some of the buffers, because they lie in other blobs, and its length.
+
+        Args:
+            elsewhere: which they are, by their number, and where each is.
+        """
+        return envelope.assemble(self.stream, self.buffers, self.token, elsewhere)
 
     def release(self) -> None:
         """Let go of the value's memory; the chunks are of no use afterwards.
@@ -62,7 +78,7 @@ class Encoded(NamedTuple):
         Whoever encoded calls this when it is done, above all when it failed: the frames of a traceback would keep the
         memory locked, and CPython before 3.13 crashes when it collects a memoryview together with such a lock on it.
         """
-        for chunk in self.chunks:
+        for chunk in (*self.chunks, *self.stream, *self.buffers):
             if isinstance(chunk, memoryview):
                 chunk.release()
 
@@ -95,7 +111,7 @@ def encode(
             raise
         raise better from exc.__cause__
     chunks, nbytes = envelope.assemble(stream, buffers, token)
-    encoded = Encoded(chunks, nbytes, summary.type_name(value), summary.describe(value))
+    encoded = Encoded(chunks, nbytes, summary.type_name(value), summary.describe(value), stream, buffers, token)
     if proof.demanded():
         _prove(value, encoded, token, allowed_classes, passive_classes)
     return encoded
@@ -118,13 +134,18 @@ def _prove(
 
 
 def decode(
-    blob: memoryview, *, token: Optional[bytes], allowed_classes: Sequence[str] = (), passive_classes: bool = True
+    blob: memoryview,
+    *others: memoryview,
+    token: Optional[bytes],
+    allowed_classes: Sequence[str] = (),
+    passive_classes: bool = True,
 ) -> object:
     """Put a value together again.
 
     Args:
         blob: the whole blob. Large buffers of the value become views into it, writable where the value's own memory was
             if the blob is; they keep alive what ``blob`` shows. A value without such buffers keeps nothing alive.
+        others: the blobs that have the buffers which it has not itself; likewise.
         token: the token in the reference; None where the blob was not found by one.
         allowed_classes: patterns of the caller's own classes, see ``policy``.
         passive_classes: whether passive classes, see ``passive``, need no permission.
@@ -136,7 +157,7 @@ def decode(
         UnsupportedVersion: it was written by another generation of this package, or needs a library that is missing.
     """
     policy = policy_for(tuple(allowed_classes), passive_classes)
-    layout = envelope.parse(blob, token)
+    layout = envelope.parse(blob, token, others)
     return reader.load(layout.stream, layout.buffers, policy)
 
 
@@ -216,11 +237,12 @@ def lies_in(encoded: Encoded, blob: memoryview) -> bool:
     return True
 
 
-def check(blob: memoryview, *, token: bytes) -> None:
+def check(blob: memoryview, *others: memoryview, token: bytes) -> None:
     """Check that a blob holds the value of a token, without reading the value.
 
     Args:
         blob: the whole blob.
+        others: the blobs that have the buffers which it has not itself.
         token: the token in the reference.
 
     Raises:
@@ -228,7 +250,21 @@ def check(blob: memoryview, *, token: bytes) -> None:
         ObjectCorrupted: it does not hold what was written.
         UnsupportedVersion: it was written by another generation of this package.
     """
-    envelope.inspect(blob, token)
+    envelope.inspect(blob, token, others)
+
+
+def flatten(blob: memoryview, *others: memoryview) -> List[Chunk]:
+    """Return the pieces of one blob with all of a value, as it would be had it been written without sharing.
+
+    Args:
+        blob: the whole blob.
+        others: the blobs that have the buffers which it has not itself.
+
+    Raises:
+        ObjectCorrupted: they do not fit together.
+        UnsupportedVersion: it was written by another generation of this package.
+    """
+    return envelope.flatten(blob, others)
 
 
 def preload() -> None:

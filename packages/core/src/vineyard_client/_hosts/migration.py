@@ -126,8 +126,8 @@ class Migration:
         """Tell whether the cluster's metadata know which instance has a value."""
         return bool(_owners(local, ref))
 
-    def read(self, local: Connection, ref: ObjectRef) -> memoryview:
-        """Return the envelope of a value on another host in memory of this process, and leave no replica.
+    def read(self, local: Connection, ref: ObjectRef) -> objects.Envelope:
+        """Return the blobs with a value of another host in memory of this process, and leave no replica.
 
         Raises:
             ObjectNotFound: the value is gone at its source.

@@ -79,17 +79,19 @@ def copy_here(local: Connection, remote: RemoteConnection, ref: ObjectRef, recor
 
 
 def _pull_blob(local: Connection, remote: RemoteConnection, number: int, making: Making) -> None:
+    """Fetch a blob, and those that it shares with others there: a replica has all of them for itself."""
     meta = making.meta
-    making.start()
-    payload = making.payload
-    remote.fetch_into_file(meta.blob, meta.size, local.store_fd(payload), payload.offset)
-    _codec.check(local.peek(payload), token=bytes.fromhex(meta.token))
+    making.start(copied=bool(meta.shared))
+    payloads = [making.payload, *making.copies]
+    for blob, payload in zip(meta.blobs, payloads):
+        remote.fetch_into_file(blob, payload.size, local.store_fd(payload), payload.offset)
+    _codec.check(*map(local.peek, payloads), token=bytes.fromhex(meta.token))
     objects.find_object(remote, number, meta.token)
     making.finish()
 
 
-def read_from(remote: RemoteConnection, ref: ObjectRef) -> memoryview:
-    """Return an object's envelope in anonymous memory of this process.
+def read_from(remote: RemoteConnection, ref: ObjectRef) -> objects.Envelope:
+    """Return the blobs with an object's envelope in anonymous memory of this process.
 
     Raises:
         ObjectNotFound: the original is gone, or went meanwhile.
@@ -100,17 +102,19 @@ def read_from(remote: RemoteConnection, ref: ObjectRef) -> memoryview:
     number = parse_id(ref.id)
     original = objects.find_object(remote, number, ref.token)
     if original.content is not None:
-        return memoryview(bytearray(original.content))
+        return (memoryview(bytearray(original.content)),)
+    sizes = (original.own, *original.sizes) if original.shared else (original.size,)
     try:
-        memory = memoryview(mmap.mmap(-1, original.size))
+        memories = tuple([memoryview(mmap.mmap(-1, size)) for size in sizes])
     except (OSError, OverflowError, ValueError) as error:
         raise MigrationFailed(
-            f"There is no memory in this process for {original.size} bytes from {remote.peer}: {error}.",
+            f"There is no memory in this process for {sum(sizes)} bytes from {remote.peer}: {error}.",
             "Read it with a replica in the store, or give the process more memory.",
         ) from error
-    remote.fetch_into(original.blob, memory)
+    for blob, memory in zip(original.blobs, memories):
+        remote.fetch_into(blob, memory)
     objects.find_object(remote, number, ref.token)
-    return memory
+    return memories
 
 
 def preview_from(remote: RemoteConnection, number: int, token: str) -> bytes:

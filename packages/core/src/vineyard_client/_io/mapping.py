@@ -13,6 +13,9 @@ What keeps the range from being used for something else, a pin, belongs to the m
 before the memory is. So there is no moment at which a view has memory and no pin. (A value that a ``__del__`` brings
 back to life may have lost its pin to the garbage collector, but not its memory.)
 
+Whoever is handed memory can ask whether it lies in such a mapping (``mapped``). One is forgotten before its memory
+goes, never after; that a weak reference may come too early does no harm there.
+
 Writing goes through ``pwritev``: no mapping, no page faults. Only who computes in place has a shared mapping, and that
 turns into a private one where it is when the value is whole.
 """
@@ -21,15 +24,28 @@ from __future__ import annotations
 
 import mmap
 import os
-from functools import lru_cache
-from typing import TYPE_CHECKING, Callable, Iterable, List, Sequence, Tuple, Union
+import weakref
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, List, NamedTuple, Sequence, Tuple, Union
 
 from .._forks import importing
 
 if TYPE_CHECKING:
     import ctypes
 
-__all__ = ["holds", "map_private", "map_shared", "preload", "read_exact", "write_all"]
+__all__ = [
+    "Mapped",
+    "address_of",
+    "flat",
+    "holds",
+    "libc",
+    "map_private",
+    "map_shared",
+    "mapped",
+    "preload",
+    "read_exact",
+    "write_all",
+]
 
 # MAP_NORESERVE: without it the kernel would set aside memory for a copy of every page that is never going to be written
 # (man 2 mmap).
@@ -84,8 +100,65 @@ def map_private(fd: int, offset: int, nbytes: int, owner: object) -> memoryview:
     Raises:
         OSError: the kernel refused, as a rule for want of address space or mappings (vm.max_map_count).
     """
-    view, _ = _map(_PRIVATE, fd, offset, nbytes, owner)
+    view, (address, _, start) = _map(_PRIVATE, fd, offset, nbytes, owner)
+    if owner is not None:
+        address += offset - start
+        mapping: Any = view.obj
+        _mappings[address] = weakref.ref(mapping, partial(_mappings.pop, address)), nbytes
     return view
+
+
+class Mapped(NamedTuple):
+    """A mapping that ``map_private`` made and that is there for as long as this refers to it.
+
+    Attributes:
+        address: where its range begins.
+        nbytes: length of that.
+        owner: what the mapping keeps alive.
+        mapping: the mapping itself.
+    """
+
+    address: int
+    nbytes: int
+    owner: object
+    mapping: object
+
+
+# By the addresses of their ranges. The finalizers run no Python code, and come before the memory can be another's.
+_mappings: Dict[int, Tuple[weakref.ref[_Mapping], int]] = {}
+
+
+def mapped() -> List[Mapped]:
+    """Return the mappings that have an owner and are there, by their addresses."""
+    found = []
+    # Copied in one step: while items are made, the garbage collector may run and take some away.
+    for address, (reference, nbytes) in sorted(_mappings.copy().items()):
+        mapping = reference()
+        if mapping is not None:
+            found.append(Mapped(address, nbytes, mapping.owner, mapping))
+    return found
+
+
+def address_of(view: memoryview) -> int:
+    """Return where the memory of a view begins that is C-contiguous and not empty, read-only or not."""
+    return _reader_of_addresses()(view)
+
+
+@lru_cache(maxsize=1)
+def _reader_of_addresses() -> Callable[[memoryview], int]:
+    with importing:
+        import ctypes
+
+    # Of the stable interface, and in one step: nothing holds the view when it returns.
+    function = ctypes.PyDLL(None).PyObject_AsReadBuffer
+    function.argtypes = [ctypes.py_object, ctypes.POINTER(ctypes.c_void_p), ctypes.POINTER(ctypes.c_ssize_t)]
+
+    def read(view: memoryview) -> int:
+        address, length = ctypes.c_void_p(), ctypes.c_ssize_t()
+        function(view, ctypes.byref(address), ctypes.byref(length))
+        return address.value or 0
+
+    return read
 
 
 def map_shared(fd: int, offset: int, nbytes: int, owner: object) -> Tuple[memoryview, Callable[..., None]]:

@@ -50,10 +50,12 @@ class Collectable:
     Attributes:
         info: what the store knows of it.
         reason: ``deleted``, ``writer died``, ``original gone`` or ``expired``.
+        frees: bytes that come free with it; what other objects share, or somebody reads, does not.
     """
 
     info: ObjectInfo
     reason: str
+    frees: int = 0
 
 
 def plan(

@@ -58,29 +58,32 @@ Reply = TypeVar("Reply")
 
 
 class Pin:
-    """A blob that one user of a connection keeps from being freed; made before the blob is marked.
+    """Blobs that one user of a connection keeps from being freed; made before they are marked.
 
     Args:
-        connection: through which it is marked.
-        blob: its id.
+        connection: through which they are marked.
+        blobs: their ids.
     """
 
-    def __init__(self, connection: Connection, blob: int) -> None:
-        self.blob = blob
+    def __init__(self, connection: Connection, *blobs: int) -> None:
+        self.blobs = blobs
         self._connection = connection
         self._hold: Deque[Hold] = deque()
 
     def hold(self) -> None:
-        """Hold the blob by a lock; with the server's mark or without, it counts as in use.
+        """Hold the blobs by locks; with the server's marks or without, they count as in use.
 
         Raises:
             ConnectionFailed: the system refused.
         """
         conversation = self._connection.conversation
-        conversation.turn.run(lambda: self._hold.append(conversation.hold(self.blob)), self._connection.deadline)
+        conversation.turn.run(lambda: self._hold.extend(map(conversation.hold, self.blobs)), self._connection.deadline)
 
-    def take(self, then: Request[Reply]) -> Tuple[Optional[Payload], Reply]:
-        """Mark the blob in use, then ask for something; return the blob's place, None if it is gone, and the reply.
+    def take(self, then: Request[Reply]) -> Tuple[Optional[List[Payload]], Reply]:
+        """Mark the blobs in use, then ask for something.
+
+        Returns:
+            The places of the blobs, None if one of them is gone; and the reply.
 
         Raises:
             VineyardError: as ``Connection.call``.
@@ -88,19 +91,19 @@ class Pin:
         self.hold()
         connection = self._connection
         if connection.conversation.pin_file is not None:
-            found, reply = connection.call_all(GetBuffers([self.blob]), then)
+            found, reply = connection.call_all(GetBuffers(self.blobs), then)
         else:  # what is locked comes with the first blob, and is locked before anything else is asked
-            found = connection.call(GetBuffers([self.blob]))
+            found = connection.call(GetBuffers(self.blobs))
             reply = connection.call(then)
-        return (found[0] if found else None), reply
+        places = {payload.blob: payload for payload in found}
+        return ([places[blob] for blob in self.blobs] if len(places) == len(self.blobs) else None), reply
 
-    @property
-    def held(self) -> Hold:
-        """What is held, for a view that needs it for longer than this pin."""
-        return self._hold[0]
+    def held(self, blob: int) -> Hold:
+        """Return what is held of a blob, for a view that needs it for longer than this pin."""
+        return self._hold[self.blobs.index(blob)]
 
     def release(self) -> None:
-        """Let go; idempotent. The blob stays held for as long as others refer to it."""
+        """Let go; idempotent. A blob stays held for as long as others refer to what is held of it."""
         self._hold.clear()
         self._connection.conversation.release_dropped()
 
@@ -316,9 +319,9 @@ class Connection:
                 "See whether the host has memory left for the store.",
             ) from error
 
-    def pin(self, blob: int) -> Pin:
-        """Return a pin on a blob, which holds nothing yet."""
-        return Pin(self, blob)
+    def pin(self, *blobs: int) -> Pin:
+        """Return a pin on blobs, which holds nothing yet."""
+        return Pin(self, *blobs)
 
     def in_use(self, blobs: Sequence[int], after: Sequence[Request[None]] = ()) -> List[bool]:
         """Tell for each blob whether any process on the host has it pinned, this one included.
@@ -359,11 +362,11 @@ class Connection:
                 raise
             raise ObjectCorrupted(f"The blob at {payload.offset}+{payload.size} of {self.peer} is short.") from error
 
-    def holds(self, payload: Payload, chunks: Iterable[Union[bytes, memoryview]]) -> bool:
-        """Tell whether chunks that together have the size of a pinned blob are what it holds, byte for byte."""
+    def holds(self, payload: Payload, chunks: Iterable[Union[bytes, memoryview]], at: int = 0) -> bool:
+        """Tell whether chunks are what a pinned blob holds from some position on, byte for byte."""
         try:
             with self.moving():
-                return holds(self.store_fd(payload), payload.offset, chunks)
+                return holds(self.store_fd(payload), payload.offset + at, chunks)
         except OSError as error:
             if isinstance(error, VineyardError):
                 raise
@@ -374,9 +377,15 @@ class Connection:
 
         It keeps the blob held, whatever becomes of the pin, until nothing refers to its memory any more.
         """
-        hold = pin.held
+        hold = pin.held(payload.blob)
         self.conversation.let_go_promptly(hold)
+        hold.memory, hold.payload = self.memory_of(payload), payload
         return self._mapped(payload, lambda fd: map_private(fd, payload.offset, payload.size, hold))
+
+    def memory_of(self, payload: Payload) -> Tuple[int, int]:
+        """Return what tells the file with a blob's memory from every other one, for as long as it is mapped."""
+        found = os.fstat(self.store_fd(payload))
+        return found.st_dev, found.st_ino
 
     def peek(self, payload: Payload) -> memoryview:
         """Return a view of a blob that this connection is writing; it shows what the store's memory holds."""
@@ -387,7 +396,7 @@ class Connection:
 
         It keeps the blob held. Calling the function makes the view private; see ``map_shared``.
         """
-        hold = pin.held
+        hold = pin.held(payload.blob)
         self.conversation.let_go_promptly(hold)
         return self._mapped(payload, lambda fd: map_shared(fd, payload.offset, payload.size, hold))
 

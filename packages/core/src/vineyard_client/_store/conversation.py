@@ -29,7 +29,7 @@ from collections import deque
 from copy import copy
 from functools import partial
 from itertools import chain, compress, cycle, islice, repeat
-from typing import Any, Deque, Dict, Iterator, List, Optional, Set, TypeVar, Union
+from typing import Any, Deque, Dict, Iterator, List, Optional, Set, Tuple, TypeVar, Union
 
 from .._forks import everywhere, generation, in_child, in_parent
 from .._io.deadline import Deadline
@@ -41,7 +41,7 @@ from .._io.stream import Stream
 from .._io.turn import Turn
 from .._io.unix import NoDescriptorLeft
 from .._wire.framing import MAX_FRAME, FrameDecoder, Message, encode_frame
-from .._wire.messages import GetBuffers, Release, Request, fds_announced, parse_reply
+from .._wire.messages import GetBuffers, Payload, Release, Request, fds_announced, parse_reply
 from ..exceptions import ConnectionFailed, DeadlineExceeded, ProtocolError, VineyardError
 
 __all__ = ["NOT_VINEYARD", "Conversation", "Exchange", "Hold"]
@@ -131,12 +131,15 @@ class _Parts:
 class Hold:
     """A blob that is held, for as long as anything refers to this."""
 
-    __slots__ = ("__weakref__", "blob", "conversation")
+    __slots__ = ("__weakref__", "blob", "conversation", "memory", "payload")
 
     def __init__(self, conversation: Conversation, blob: int) -> None:
         #: What it lives from: a conversation, or a hold of another one that has taken over.
         self.conversation: Union[Conversation, Hold] = conversation
         self.blob = blob
+        #: Where it lies, and in which file, once it has been mapped.
+        self.payload: Optional[Payload] = None
+        self.memory: Optional[Tuple[int, int]] = None
 
 
 class _Mark(weakref.ref):  # type: ignore[type-arg]

@@ -17,6 +17,7 @@ from .._wire.messages import (
     CreateData,
     DeleteData,
     DropBuffer,
+    GetData,
     InstanceStatus,
     ListData,
     Payload,
@@ -24,12 +25,12 @@ from .._wire.messages import (
     Request,
     Seal,
 )
-from ..exceptions import DeadlineExceeded, StoreFull, VineyardError
+from ..exceptions import DeadlineExceeded, ObjectNotFound, StoreFull, VineyardError
 from .connection import Connection, Exchange, Pin
 from .conversation import Conversation
 from .meta import TOMBSTONE, VALUE, ValueMeta
 
-__all__ = ["Chunk", "Drafting", "Making"]
+__all__ = ["Chunk", "Drafting", "Making", "SharedGone"]
 
 log = logging.getLogger("vineyard_client.objects")
 
@@ -39,10 +40,16 @@ _GRACE = 1.0
 Chunk = Union[bytes, memoryview]
 
 
+class SharedGone(ObjectNotFound):
+    """A blob that an object was to share is gone: somebody freed it by force."""
+
+
 class Making:
     """An object in the making: it owns what the server makes for it, from before that is asked for.
 
-    ``start`` allocates guard and blob and stores the metadata; then the blob is written; ``finish`` makes it whole.
+    ``start`` allocates guard and blob and stores the metadata; then the blob is written; ``finish`` makes it whole. An
+    object that shares blobs with others has them as members: they must be held from before it is stored, and be there
+    afterwards. One that is to have blobs of its own instead, as a replica, has them allocated as well.
     Whoever makes it calls ``undo`` if anything fails on the way, which frees all that there is by then, over another
     connection if need be; and ``let_go`` in any case.
 
@@ -61,6 +68,7 @@ class Making:
         self._preview = preview
         self._guard = Exchange(CreateBuffer(self.meta.guard_size), alone=True)
         self._blob: Optional[Exchange] = None
+        self._copies: List[Exchange] = []
         self._stored: Optional[Exchange] = None
         self._pin: Optional[Pin] = None
         self._before: Sequence[Request[Any]] = ()
@@ -82,6 +90,11 @@ class Making:
         created: BufferReply = self._blob.results()[0]
         return created.payload
 
+    @property
+    def copies(self) -> List[Payload]:
+        """The places of the blobs that stand for those which the original shares."""
+        return [exchange.outcomes[0].payload for exchange in self._copies]
+
     def store_inline(self, content: bytes) -> None:
         """Store an object whose envelope is in its metadata; it is whole then."""
         self._store(replace(self.meta, content=content, preview=self._preview.decode()).tree())
@@ -90,14 +103,18 @@ class Making:
         """Store an object that shares the blob of another one, which is pinned; it is whole then."""
         self._store(self.meta.tree())
 
-    def start(self) -> None:
+    def start(self, *, copied: bool = False) -> None:
         """Store the metadata of an object whose blob is to be written.
+
+        Args:
+            copied: whether it gets blobs of its own for those that its original shares with others.
 
         Raises:
             StoreFull: there is no room.
+            SharedGone: a blob that it shares is gone.
             ProtocolError: the store's memory cannot be had.
         """
-        connection, size = self.connection, self.meta.size
+        connection, size = self.connection, self.meta.own if self.meta.shared else self.meta.size
         guard: BufferReply = self._allocated(connection.run(self._guard), size)
         if self._preview:
             connection.write_at(guard.payload, 0, self._preview)
@@ -107,17 +124,29 @@ class Making:
         self._pin = connection.pin(guard.id)
         self._pin.hold()
         self.meta = replace(self.meta, blob=blob.id, guard=guard.id)
-        self._store(self.meta.tree())
+        if copied:
+            ids = []
+            for nbytes in self.meta.sizes:
+                self._copies.append(Exchange(CreateBuffer(nbytes), alone=True))
+                ids.append(self._allocated(connection.run(self._copies[-1]), nbytes).id)
+            self.meta = replace(self.meta, shared=tuple(ids))
+        self._store(self.meta.tree(), () if copied else self.meta.shared)
 
-    def _store(self, tree: Dict[str, Any]) -> None:
-        self._stored = Exchange(CreateData(tree), alone=True)
-        self.connection.run(self._stored).results()
+    def _store(self, tree: Dict[str, Any], shared: Sequence[int] = ()) -> None:
+        # The server takes any id for that of a member. So what is shared is looked for afterwards: if it is there, it
+        # was there before, and stays now.
+        self._stored = Exchange(CreateData(tree), *([GetData(shared)] if shared else []), alone=True)
+        results = self.connection.run(self._stored).results()
+        if shared and len(results[1]) != len(shared):
+            raise SharedGone(f"A blob that is to be shared was freed by force in {self.connection.peer}.")
 
     def finish(self) -> None:
         """Make the object whole: from now on it can be read."""
-        sealed, _ = self.connection.outcomes(Seal(self.meta.blob), Release(self.meta.blob))
-        if isinstance(sealed, VineyardError):  # the mark may be lost already: _io.pinfile
-            raise sealed
+        blobs = [*[payload.blob for payload in self.copies], self.meta.blob]
+        requests = [request for blob in blobs for request in (Seal(blob), Release(blob))]
+        for sealed in self.connection.outcomes(*requests)[::2]:
+            if isinstance(sealed, VineyardError):  # a mark may be lost already: _io.pinfile
+                raise sealed
 
     def let_go(self) -> None:
         """Let go of the guard: nobody is at work here any more. Idempotent."""
@@ -173,21 +202,21 @@ class Making:
 
     @property
     def _asked(self) -> Tuple[Optional[Exchange], ...]:
-        return self._guard, self._blob, self._stored
+        return self._guard, self._blob, *self._copies, self._stored
 
     @property
     def _unsure(self) -> bool:
         """Whether there may be an object whose id never came."""
-        return self._stored is not None and self._stored.begun and not self._stored.done
+        return self._stored is not None and self._stored.begun and not self._stored.outcomes
 
     def _cleanup(self) -> List[Request[Any]]:
         """Return what frees all that is known to be there."""
         stored = self._stored
-        if stored is not None and stored.done and not isinstance(stored.outcomes[0], VineyardError):
+        if stored is not None and stored.outcomes and not isinstance(stored.outcomes[0], VineyardError):
             return [*self._before, DeleteData([stored.outcomes[0]])]
         if self._unsure:
             return []  # the object, if there is one, has them, and frees them when it is collected
-        outcomes = [exchange.outcomes[0] for exchange in (self._guard, self._blob) if exchange and exchange.outcomes]
+        outcomes = [exchange.outcomes[0] for exchange in self._asked if exchange and exchange.outcomes]
         return [DropBuffer(outcome.id) for outcome in outcomes if isinstance(outcome, BufferReply)]
 
     def _sure(self, renewed: Connection, freeing: List[Request[Any]]) -> List[Request[Any]]:

@@ -19,6 +19,14 @@ A value is one metadata object. A small one is inside of it; any other has a blo
     preview      what people are shown of the value, a JSON text: with ``content`` itself, else its bytes in the guard.
                  Not in what has none
 
+A value that shares memory with others has ``version`` 2, and further members and fields; ``size`` is what the envelope
+would be without sharing, and its copies are::
+
+    own          bytes of blob
+    sizes        those of the following, as the text of a JSON list (the server says 0 of every blob that is a member)
+    shared_0 …   blobs with buffers of the value that are not in its own (``_codec.envelope``); the server frees a blob
+                 with the last object that has it as a member
+
 A replica, which is a copy of a value that lives on another host, has two fields more::
 
     origin       host:port of the instance that has the original
@@ -47,6 +55,7 @@ __all__ = [
     "GUARD_SIZE",
     "INLINE_LIMIT",
     "INLINE_PREVIEW",
+    "MAX_SHARED",
     "REPLICA_LABEL",
     "TOMBSTONE",
     "VALUE",
@@ -57,7 +66,7 @@ __all__ = [
 VALUE = "vineyard_client::Value"
 TOMBSTONE = "vineyard_client::Tombstone"
 
-VERSION = 1
+VERSION, VERSION_SHARING = 1, 2
 
 REPLICA_LABEL = "vineyard_client.replica."
 
@@ -83,6 +92,9 @@ MAX_LABELS = 64
 MAX_LABELS_SIZE = 16 * 1024
 MAX_SERVER_LABELS_SIZE = 1024 * 1024
 
+# Blobs that a value may share. Each is a member in its metadata, some 150 bytes, and a mapping of whoever reads it.
+MAX_SHARED = 128
+
 # What reading a damaged tree raises: JSON may nest without end, and a number may be infinite.
 _DAMAGE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, VineyardError)
 
@@ -97,7 +109,8 @@ class ValueMeta:
     """What the metadata of a value say.
 
     Either ``content`` is the envelope, or it is None and ``blob`` and ``guard`` are the ids of the two blobs, which
-    ``instance_id`` has.
+    ``instance_id`` has. ``shared`` are the ids of further blobs, and ``sizes`` are theirs; ``own`` is then that of
+    ``blob``.
     """
 
     token: str
@@ -122,12 +135,28 @@ class ValueMeta:
         """Bytes of the guard, which has the preview."""
         return max(GUARD_SIZE, self.preview) if isinstance(self.preview, int) else GUARD_SIZE
 
+    own: int = 0
+    shared: Tuple[int, ...] = ()
+    sizes: Tuple[int, ...] = ()
+
+    @property
+    def blobs(self) -> Tuple[int, ...]:
+        """The ids of all blobs that have parts of the envelope, its own first."""
+        return (self.blob, *self.shared) if self.content is None else ()
+
+    @property
+    def memory(self) -> int:
+        """Bytes of the blob that nobody else has from the beginning; in a replica nobody else has the others either."""
+        if not self.shared:
+            return self.size
+        return self.own + (sum(self.sizes) if self.origin is not None else 0)
+
     def tree(self, typename: str = VALUE) -> Tree:
         """Return the tree to store, of one typename or the other."""
         tree = {
             "typename": typename,
-            "version": VERSION,
-            "nbytes": self.size,
+            "version": VERSION_SHARING if self.shared else VERSION,
+            "nbytes": self.memory,
             "instance_id": self.instance_id,
             "transient": True,
             "token": self.token,
@@ -147,6 +176,11 @@ class ValueMeta:
         if self.content is not None:
             return {**tree, "content": b64encode(self.content).decode()}
         members = {"blob": (self.blob, self.size), "guard": (self.guard, self.guard_size)}
+        if self.shared:
+            tree = {**tree, "own": self.own, "sizes": json.dumps(self.sizes)}
+            members["blob"] = self.blob, self.own
+            for position, blob in enumerate(zip(self.shared, self.sizes)):
+                members[f"shared_{position}"] = blob
         return {**tree, **{name: _blob_member(*blob, self.instance_id) for name, blob in members.items()}}
 
     @classmethod
@@ -162,10 +196,10 @@ class ValueMeta:
                 f"The object {tree.get('id')} is a {tree.get('typename')!s:.80}, not a value of this package.",
                 "Only objects that vineyard-client put can be read.",
             )
-        if tree.get("version") != VERSION:
+        if tree.get("version") not in (VERSION, VERSION_SHARING):
             raise UnsupportedVersion(
                 f"The object {tree.get('id')} has metadata of version {tree.get('version')!r:.20}; "
-                f"this release knows {VERSION}.",
+                f"this release knows {VERSION} and {VERSION_SHARING}.",
                 "Upgrade vineyard-client here, or put the value with the release that is installed here.",
             )
         try:
@@ -187,6 +221,7 @@ class ValueMeta:
                 uptime=None if tree.get("uptime") is None else float(tree["uptime"]),
                 preview=_preview(tree),
                 **_place(tree),
+                **(_shared(tree) if tree.get("version") == VERSION_SHARING else {}),
             )
             texts = [meta.type, meta.summary, meta.host, *labels, *labels.values()]
             texts += [] if meta.origin is None else [meta.origin, meta.origin_id]
@@ -247,6 +282,18 @@ def _place(tree: Mapping[str, Any]) -> Dict[str, Any]:
         # A later release may have another limit, but nobody has megabytes in here.
         return {"content": b64decode(_bounded(tree["content"], 64 * INLINE_LIMIT), validate=True)}
     return {name: parse_id(tree[name]["id"]) for name in ("blob", "guard")}
+
+
+def _shared(tree: Mapping[str, Any]) -> Dict[str, Any]:
+    """Return what is shared with others, as arguments of ``ValueMeta``."""
+    sizes = json.loads(_bounded(tree["sizes"], 32 * MAX_SHARED))
+    blobs = [parse_id(tree[f"shared_{position}"]["id"]) for position in range(len(sizes))]
+    distinct = {parse_id(tree["blob"]["id"]), *blobs}
+    if "content" in tree or not 0 < len(blobs) <= MAX_SHARED or len(distinct) != len(blobs) + 1:
+        raise ValueError("it does not share what it says")
+    if not all(type(size) is int and 0 < size < 1 << 63 for size in (tree["own"], *sizes)):
+        raise ValueError("a size is none")
+    return {"own": tree["own"], "shared": tuple(blobs), "sizes": tuple(sizes)}
 
 
 def _replicas(tree: Mapping[str, Any]) -> Tuple[str, ...]:

@@ -6,10 +6,10 @@ metadata come before the bytes so that what a killed writer leaves is listed and
 allocating and storing the metadata, some hundred microseconds, leaves a blob that nothing lists.) A writer that lives
 frees what it began, whatever ended it.
 
-Reading (``open_object``): *find* the object, *pin* its blob, *look again* whether the object is still there.
+Reading (``open_object``): *find* the object, *pin* its blobs, *look again* whether the object is still there.
 
-Deleting (``delete_object``): a *tombstone* takes hold of the blob, the object is *seen* to be there still, it *goes*,
-and only then is *asked* whether the blob is in use; if it is, the tombstone stays, and keeps the memory until it is
+Deleting (``delete_object``): a *tombstone* takes hold of the blobs, the object is *seen* to be there still, it *goes*,
+and only then is *asked* whether a blob is in use; if one is, the tombstone stays, and keeps the memory until it is
 collected. Two may delete at once: each has a tombstone, and the last one that goes frees the memory.
 
 Why a reader is never handed memory that is freed::
@@ -19,6 +19,10 @@ Why a reader is never handed memory that is freed::
 
     Either the second look comes before the object goes: then the pin came earlier still, and the deleter sees it.
     Or it comes after: then the reader finds nothing and gives up.
+
+An object may have blobs of others (``sharing``). Whoever puts it has held them without a break since it read them, so
+no deleter has found them unread, and the object or a tombstone from which they come is there; when the new object is
+stored, they are its members, and the server keeps them with it. All of the above holds for each object by itself then.
 
 Every object is told by its token: ids alone may belong to another object since the server restarted.
 """
@@ -38,6 +42,8 @@ from .making import Chunk, Making
 from .meta import INLINE_LIMIT, TOMBSTONE, VALUE, ValueMeta
 
 __all__ = [
+    "COPY_LIMIT",
+    "Envelope",
     "delete_object",
     "discard",
     "find_object",
@@ -46,7 +52,7 @@ __all__ = [
     "list_objects",
     "open_object",
     "orphaned",
-    "place_of",
+    "places_of",
     "read_preview",
     "share_object",
     "unread_tombstones",
@@ -61,6 +67,9 @@ COPY_LIMIT = 64 * 1024
 
 # Ids in one request for metadata: some hundred kilobytes of JSON.
 _BATCH = 10_000
+
+# The blobs that have a value's envelope: its own, and those that it shares.
+Envelope = Tuple[memoryview, ...]
 
 _GONE_HINT = "It was deleted, or the server restarted since it was put: run again what produced it."
 
@@ -145,8 +154,10 @@ def _not_there(connection: Connection, number: int) -> ObjectNotFound:
     return ObjectNotFound(f"{format_id(number)} is not in {connection.peer}.", _GONE_HINT)
 
 
-def open_object(connection: Connection, number: int, token: str) -> memoryview:
-    """Return the envelope of an object: a private copy of a small one, a private mapping of a large one.
+def open_object(connection: Connection, number: int, token: str) -> Envelope:
+    """Return the blobs that have the envelope of an object: private copies of small ones, private mappings of others.
+
+    The first is its own, the others are those that it shares, in their order.
 
     Raises:
         ObjectNotFound: there is no such object, or it is not complete.
@@ -154,15 +165,19 @@ def open_object(connection: Connection, number: int, token: str) -> memoryview:
     """
     meta = find_object(connection, number, token)
     if meta.content is not None:
-        return memoryview(bytearray(meta.content))
-    pin = connection.pin(meta.blob)
+        return (memoryview(bytearray(meta.content)),)
+    pin = connection.pin(*meta.blobs)
     try:
-        payload = _look_again(pin, connection, number, token)
-        if payload.size <= COPY_LIMIT:
-            return memoryview(connection.read(payload))
-        return connection.map(payload, pin)
+        payloads = _look_again(pin, connection, number, token)
+        return tuple([_open(connection, payload, pin) for payload in payloads])
     finally:
         pin.release()
+
+
+def _open(connection: Connection, payload: Payload, pin: Pin) -> memoryview:
+    if payload.size <= COPY_LIMIT:
+        return memoryview(connection.read(payload))
+    return connection.map(payload, pin)
 
 
 def read_preview(connection: Connection, number: int, token: str) -> bytes:
@@ -177,7 +192,7 @@ def read_preview(connection: Connection, number: int, token: str) -> bytes:
         return str(meta.preview or "").encode()
     pin = connection.pin(meta.guard)
     try:
-        payload = _look_again(pin, connection, number, token)
+        (payload,) = _look_again(pin, connection, number, token)
         if payload.size != meta.guard_size:
             raise ObjectCorrupted(f"The preview of {format_id(number)} has {payload.size} bytes, not {meta.preview}.")
         return bytes(connection.read(payload))
@@ -185,16 +200,16 @@ def read_preview(connection: Connection, number: int, token: str) -> bytes:
         pin.release()
 
 
-def place_of(connection: Connection, number: int, token: str) -> Optional[Payload]:
-    """Return the place of an object's blob; None if the envelope is in the metadata.
+def places_of(connection: Connection, number: int, token: str) -> List[Payload]:
+    """Return the places of an object's blobs, its own first; none if the envelope is in the metadata.
 
     Raises:
         ObjectNotFound: there is no such object, or it is not complete.
     """
     meta = find_object(connection, number, token)
     if meta.content is not None:
-        return None
-    pin = connection.pin(meta.blob)
+        return []
+    pin = connection.pin(*meta.blobs)
     try:
         return _look_again(pin, connection, number, token)
     finally:
@@ -236,14 +251,14 @@ def share_object(
     except ObjectNotFound:
         return None
     # A replica goes when its original does, a value of this host does not.
-    if other.content is not None or other.origin is not None or other.size != meta.size:
+    if other.content is not None or other.origin is not None or other.size != meta.size or other.shared:
         return None
     pin = connection.pin(other.blob)
     making = Making(connection, replace(meta, blob=other.blob, guard=other.guard, preview=other.preview))
     if made is not None:
         made.append(making)
     try:
-        payload = _look_again(pin, connection, number, meta.token)
+        (payload,) = _look_again(pin, connection, number, meta.token)
         if payload.size != meta.size or not connection.holds(payload, chunks):
             return None
         making.store_shared()
@@ -257,10 +272,10 @@ def share_object(
         pin.release()
 
 
-def _look_again(pin: Pin, connection: Connection, number: int, token: str) -> Payload:
-    """Pin an object's blob and return its place, if the object is still there."""
+def _look_again(pin: Pin, connection: Connection, number: int, token: str) -> List[Payload]:
+    """Pin an object's blobs and return their places, if the object is still there."""
     try:
-        payload, trees = pin.take(then=GetData([number]))
+        payloads, trees = pin.take(then=GetData([number]))
     except ServerError as error:
         if error.code != CODE_NOT_SEALED:
             raise
@@ -269,9 +284,9 @@ def _look_again(pin: Pin, connection: Connection, number: int, token: str) -> Pa
             "Its writer is still at work, or was killed: run again what produced it.",
         ) from error
     # What an object is never changes: it is enough that it is still this one.
-    if payload is None or trees.get(number, {}).get("token") != token:
+    if payloads is None or trees.get(number, {}).get("token") != token:
         raise _not_there(connection, number)
-    return payload
+    return payloads
 
 
 # ---- deleting
@@ -294,7 +309,7 @@ def delete_object(connection: Connection, number: int, token: Optional[str]) -> 
         # it is in use.
         connection.call(DeleteData([tombstone]))
         return False
-    if connection.in_use([meta.blob], after=[DeleteData([number])]) == [False]:
+    if not any(connection.in_use(meta.blobs, after=[DeleteData([number])])):
         connection.call(DeleteData([tombstone]))
     return True
 
@@ -351,13 +366,14 @@ def orphaned(
 
 
 def unread_tombstones(connection: Connection, objects: Sequence[Tuple[int, ValueMeta]]) -> Iterator[int]:
-    """Return those of the tombstones whose blobs nobody reads, or writes.
+    """Return those of the tombstones none of whose blobs anybody reads, or writes.
 
     The server says for ever that an unsealed blob is in use, so its guard tells whether that is so.
     """
     abandoned = {number for number, alive in incomplete_objects(connection, objects).items() if not alive}
-    in_use = connection.in_use([meta.blob for _, meta in objects])
-    return (number for (number, _), used in zip(objects, in_use) if not used or number in abandoned)
+    blobs = list(dict.fromkeys(blob for _, meta in objects for blob in meta.blobs))
+    in_use = dict(zip(blobs, connection.in_use(blobs)))
+    return (number for number, meta in objects if number in abandoned or not any(in_use[blob] for blob in meta.blobs))
 
 
 def _sealed(connection: Connection, blobs: Sequence[int]) -> Dict[int, Dict[str, Any]]:

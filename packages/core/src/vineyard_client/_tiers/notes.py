@@ -44,6 +44,7 @@ import time
 from base64 import b64decode, b64encode
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import Dict, Iterator, List, Optional, Tuple
 
 from .._io.deadline import Deadline
@@ -96,6 +97,7 @@ class Note:
         content: the envelope, if it is so small that it has no memory of its own.
         summary: what it is, in a line, for people.
         host: where it was put, for people.
+        pieces: memory, offset and size of each of its blobs, its own first, if it shares memory with other values.
     """
 
     token: str
@@ -110,6 +112,7 @@ class Note:
     content: Optional[bytes] = None
     summary: str = ""
     host: str = ""
+    pieces: Tuple[Tuple[int, int, int], ...] = ()
 
     @property
     def name(self) -> str:
@@ -120,6 +123,8 @@ class Note:
         """Return the note as its file has it."""
         fields = {**vars(self), "number": format_id(self.number)}
         fields["content"] = None if self.content is None else b64encode(self.content).decode()
+        if not self.pieces:
+            del fields["pieces"]  # which earlier releases do not know
         return json.dumps(fields).encode()
 
     @classmethod
@@ -131,8 +136,9 @@ class Note:
         """
         try:
             fields = json.loads(data)
-            note = cls(**{**fields, "number": parse_id(fields["number"])})
-            numbers = (note.size, note.offset, note.memory + 1)
+            pieces = tuple((memory, offset, size) for memory, offset, size in fields.get("pieces", ()))
+            note = cls(**{**fields, "number": parse_id(fields["number"]), "pieces": pieces})
+            numbers = (note.size, note.offset, note.memory + 1, *chain.from_iterable(pieces))
             texts = (note.type, note.store, note.summary, note.host)
             if not all(type(number) is int and 0 <= number < 1 << 63 for number in numbers):
                 raise ValueError("a number is none")
