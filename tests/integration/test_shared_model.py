@@ -197,6 +197,7 @@ class World:
             self.clients[0].delete(ref)
         for value, expected in self.held:
             assert same(value, expected)
+        value = expected = None  # type: ignore[assignment]
         self.held.clear()
         gc.collect()
         for info in list(self.clients[0].list()):  # of children that were killed before they could tell
