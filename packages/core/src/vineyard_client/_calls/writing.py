@@ -119,7 +119,7 @@ def _written(
             new = replace(meta, own=own, shared=sharing.blobs, sizes=sharing.sizes)
             return write(new, chunks), [made[-1].payload, *sharing.payloads]
         except SharedGone as gone:  # by force: what is still here is written
-            log.warning("%s All of the value is written.", gone)
+            log.warning("%s All of the value is written.", str(gone))
         finally:
             sharing.release()
     return write(meta, encoded.chunks), [] if meta.size <= INLINE_LIMIT else [made[-1].payload]
