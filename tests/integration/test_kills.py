@@ -67,6 +67,7 @@ def break_at(step: int, client: WatchedClient, when: str) -> None:
 CALLS: List[Any] = [
     ("put small", lambda client, ref: client.put(1)),
     ("put large", lambda client, ref: client.put(buffer(9))),
+    ("put shared", lambda client, ref: client.put([client.get(ref), buffer(9)])),
     ("persist", lambda client, ref: client.put(buffer(9), persist=True)),
     ("get", lambda client, ref: client.get(ref)),
     ("delete", lambda client, ref: client.delete(ref)),

@@ -86,6 +86,7 @@ CALLS: Dict[str, Call] = {
     "put-middle": lambda client, ref: client.put(MIDDLE, persist=True),
     "put-shown": lambda client, ref: client.put(LARGE, preview="head"),
     "put-same": lambda client, ref: client.put(LARGE, same_as=ref),
+    "put-sharing": lambda client, ref: client.put([client.get(ref), MIDDLE]),
     "put-small": lambda client, ref: client.put([1, "two"]),
     "get": lambda client, ref: client.get(ref),
     "delete": lambda client, ref: client.delete(ref),

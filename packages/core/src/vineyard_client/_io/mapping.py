@@ -36,9 +36,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Mapped",
     "address_of",
-    "flat",
     "holds",
-    "libc",
     "map_private",
     "map_shared",
     "mapped",
@@ -211,14 +209,17 @@ def read_exact(fd: int, offset: int, nbytes: int) -> bytearray:
         OSError: the file is shorter than that.
     """
     data = bytearray(nbytes)
-    view = memoryview(data)
-    done = 0
+    _read_into(memoryview(data), fd, offset)
+    return data
+
+
+def _read_into(view: memoryview, fd: int, offset: int) -> None:
+    done, nbytes = 0, len(view)
     while done < nbytes:
         count = os.preadv(fd, [view[done : done + _MAX_BYTES]], offset + done)
         if not count:
             raise OSError(f"The store's memory ends {nbytes - done} bytes early.")
         done += count
-    return data
 
 
 def holds(fd: int, offset: int, chunks: Iterable[Union[bytes, memoryview]]) -> bool:
@@ -227,12 +228,16 @@ def holds(fd: int, offset: int, chunks: Iterable[Union[bytes, memoryview]]) -> b
     Raises:
         OSError: the file is shorter than that.
     """
+    data = bytearray()
     for batch in _batches(chunks):
         for view in batch:
             for begin in range(0, len(view), _COMPARED):
                 piece = view[begin : begin + _COMPARED]
+                if len(data) != len(piece):
+                    data = bytearray(len(piece))
+                _read_into(memoryview(data), fd, offset)
                 # A bytearray compares with memcmp, two memoryviews would go byte by byte.
-                if read_exact(fd, offset, len(piece)) != piece:
+                if data != piece:
                     return False
                 offset += len(piece)
     return True

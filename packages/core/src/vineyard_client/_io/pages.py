@@ -5,7 +5,11 @@ private mapping of a file is either not there, or it is the file's own (bit 61),
 somebody wrote to it, whoever that was and by whatever means: another thread, a system call, a debugger. A copy that was
 swapped out counts as one. What a page says that is neither absent nor the file's own is taken for written.
 
-A process may read that of itself, except one that is not dumpable and not root (man 2 prctl, PR_SET_DUMPABLE). Whether
+All of that goes for a mapping that is still what it was. Whoever has the address can lay another one over a part of it,
+or move it (man 2 mmap, MAP_FIXED; man 2 mremap), and its pages may then be absent or a file's, too. So what is mapped
+is looked up as well, in ``/proc/self/maps``, and what is not the file any more is taken for written.
+
+A process may read its pagemap, except one that is not dumpable and not root (man 2 prctl, PR_SET_DUMPABLE). Whether
 the kernel says what it should is tried once, with a mapping of our own: a sandbox may show another system.
 """
 
@@ -13,14 +17,15 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 import sys
 from functools import lru_cache
-from typing import List, Optional, Sequence, Tuple
+from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from .fds import OwnedFD
 from .mapping import address_of
 
-__all__ = ["Range", "written"]
+__all__ = ["Range", "Stretch", "written"]
 
 _PAGE = mmap.PAGESIZE
 
@@ -35,15 +40,28 @@ _AT_ONCE = 1 << 20
 Range = Tuple[int, int]
 
 
-def written(ranges: Sequence[Range]) -> Optional[List[List[Range]]]:
-    """Return for each range of memory what of it may have been written to since it was mapped.
+class Stretch(NamedTuple):
+    """Memory that was mapped privately from a file.
 
-    Args:
-        ranges: address and length of each, all of them in private mappings of files.
+    Attributes:
+        address: where it begins.
+        nbytes: its length, above zero.
+        file: device and inode of the file.
+        offset: where in the file it begins.
+    """
+
+    address: int
+    nbytes: int
+    file: Tuple[int, int]
+    offset: int
+
+
+def written(stretches: Sequence[Stretch]) -> Optional[List[List[Range]]]:
+    """Return for each stretch of memory what of it may be something else than what the file has.
 
     Returns:
-        For each range parts of it, from its own beginning: all pages that were written to, and no others. None if the
-        kernel does not tell.
+        For each stretch parts of it, from its own beginning: all pages that were written to, and no others; or all of
+        it, where it is not a private mapping of that part of the file. None if the kernel does not tell.
     """
     if not sys.platform.startswith("linux"):
         return None
@@ -52,11 +70,47 @@ def written(ranges: Sequence[Range]) -> Optional[List[List[Range]]]:
         table.take(os.open, "/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
         if not _tells_the_truth():
             return None
-        return [_written(table.fd, address, nbytes) for address, nbytes in ranges]
+        found = [_written(table.fd, stretch.address, stretch.nbytes) for stretch in stretches]
+        # Afterwards: what is there now was there when the table was read.
+        mapped = _mapped({stretch.file for stretch in stretches})
     except OSError:
         return None
     finally:
         table.close()
+    return [
+        parts if _is_mapped(stretch, mapped[stretch.file]) else [(0, stretch.nbytes)]
+        for stretch, parts in zip(stretches, found)
+    ]
+
+
+def _mapped(files: Iterable[Tuple[int, int]]) -> Dict[Tuple[int, int], List[Tuple[int, int, int]]]:
+    """Return what is mapped privately of files: beginnings, ends and offsets in the file, in ascending order."""
+    lines, found = _read("/proc/self/maps"), {}
+    for device, inode in files:
+        name = f"{os.major(device):02x}:{os.minor(device):02x} {inode}".encode()
+        line = rb"^([0-9a-f]+)-([0-9a-f]+) ...p ([0-9a-f]+) " + name + rb"\s"
+        places = re.findall(line, lines, re.MULTILINE)
+        found[device, inode] = [(int(begin, 16), int(end, 16), int(at, 16)) for begin, end, at in places]
+    return found
+
+
+def _read(path: str) -> bytes:
+    file, pieces = OwnedFD(), [b""]
+    try:
+        file.take(os.open, path, os.O_RDONLY | os.O_CLOEXEC)
+        while len(pieces) == 1 or pieces[-1]:
+            pieces.append(os.read(file.fd, _AT_ONCE))
+    finally:
+        file.close()
+    return b"".join(pieces)
+
+
+def _is_mapped(stretch: Stretch, mapped: Sequence[Tuple[int, int, int]]) -> bool:
+    reached, end = stretch.address, stretch.address + stretch.nbytes
+    for low, high, at in mapped:
+        if low <= reached < high and at + reached - low == stretch.offset + reached - stretch.address:
+            reached = high
+    return reached >= end
 
 
 def _written(table: int, address: int, nbytes: int) -> List[Range]:
@@ -81,7 +135,7 @@ def _written(table: int, address: int, nbytes: int) -> List[Range]:
 
 @lru_cache(maxsize=1)
 def _tells_the_truth() -> bool:
-    """Map four pages of a file, read one, write to two of them, and see whether these are what is told.
+    """Map four pages of a file, read one, write to two of them, and see whether that is what is told.
 
     Raises:
         OSError: that is not possible; it is tried again.
@@ -94,12 +148,14 @@ def _tells_the_truth() -> bool:
         table.take(os.open, "/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
         os.pwrite(file.fd, b"\1" * 4 * _PAGE, 0)
         with mmap.mmap(file.fd, 4 * _PAGE, mmap.MAP_PRIVATE) as mapped, memoryview(mapped) as view:
-            address = address_of(view)
+            address, told = address_of(view), os.fstat(file.fd)
+            stretch = Stretch(address, 4 * _PAGE, (told.st_dev, told.st_ino), 0)
+            found = _is_mapped(stretch, _mapped([stretch.file])[stretch.file])
             read = view[0]
             before = _written(table.fd, address, 4 * _PAGE)
             view[_PAGE], view[3 * _PAGE] = 1, 2  # the first of them with what is there already
             after = _written(table.fd, address + 1, 4 * _PAGE - 1)
-        return read == 1 and before == [] and after == [(_PAGE - 1, _PAGE), (3 * _PAGE - 1, _PAGE)]
+        return found and read == 1 and before == [] and after == [(_PAGE - 1, _PAGE), (3 * _PAGE - 1, _PAGE)]
     finally:
         file.close()
         table.close()

@@ -24,7 +24,7 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from .._codec import Place
 from .._io.mapping import Mapped, address_of, mapped
-from .._io.pages import Range, written
+from .._io.pages import Range, Stretch, written
 from .._wire.messages import GetData, Payload
 from ..exceptions import ServerError
 from .connection import Connection, Pin
@@ -166,7 +166,7 @@ def _unchanged(
     connection: Connection, buffers: Sequence[memoryview], places: Dict[int, Payload], found: Sequence[_Found]
 ) -> List[_Found]:
     """Return those whose bytes are what the store has."""
-    told = written([(each.address, each.nbytes) for each in found]) if found else []
+    told = written([_stretch(each, places[each.hold.blob]) for each in found]) if found else []
     same = []
     for position, each in enumerate(found):
         parts: List[Range] = [(0, each.nbytes)] if told is None else told[position]
@@ -174,6 +174,11 @@ def _unchanged(
         if all(connection.holds(payload, [buffer[at : at + n]], each.offset + at) for at, n in parts):
             same.append(each)
     return same
+
+
+def _stretch(each: _Found, place: Payload) -> Stretch:
+    assert each.hold.memory is not None  # else it would not have been found
+    return Stretch(each.address, each.nbytes, each.hold.memory, place.offset + each.offset)
 
 
 def _chosen(pin: Pin, places: Dict[int, Payload], same: Sequence[_Found]) -> Optional[Sharing]:
