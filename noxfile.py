@@ -324,9 +324,13 @@ def placement(session: nox.Session) -> None:
 
 @nox.session(requires=["services-env"], venv_backend="none", default=False)
 def load(session: nox.Session) -> None:
-    """Run a thousand task instances with kills, clears and deletions in between: a quarter of an hour."""
+    """Run a thousand task instances with kills, clears and deletions in between: a quarter of an hour.
+
+    Then what shares memory is tried for a quarter of an hour, and what happens at every moment of a call.
+    """
     with_services(session, "-s", "tests/load")
-    session.env.update(VINEYARD_EVERY_MOMENT="1", VINEYARD_INTERRUPTED="50")
+    session.env.update(VINEYARD_STRESS="450", VINEYARD_EVERY_MOMENT="1", VINEYARD_INTERRUPTED="50")
+    with_services(session, "-s", "tests/integration/test_shared_model.py")
     files = ("integration/test_every_moment", "integration/test_every_moment_outside", "cluster/test_every_moment")
     moments = [f"tests/{file}.py" for file in files]
     with_services(session, "-s", *moments, "tests/airflow/test_interruptions.py")

@@ -24,7 +24,7 @@ np = pytest.importorskip("numpy")
 
 pytestmark = pytest.mark.integration
 
-SECONDS = float(os.environ.get("VINEYARD_STRESS", "6"))
+SECONDS = float(os.environ.get("VINEYARD_STRESS", "10"))
 SEED = int(os.environ.get("VINEYARD_SEED", time.time() // 86_400))
 
 Value = Dict[str, Any]

@@ -218,9 +218,8 @@ def _weighed(actions: Sequence[Collectable], metas: Mapping[int, ValueMeta]) -> 
     weighed = []
     for action in actions:
         meta = metas[parse_id(action.info.ref.id)]
-        sizes = (meta.own, *meta.sizes) if meta.shared else (meta.size,)
         having.subtract(meta.blobs)
-        freed = sum(size for blob, size in zip(meta.blobs, sizes) if not having[blob])
+        freed = sum(size for blob, size in meta.pieces.items() if not having[blob])
         weighed.append(replace(action, frees=freed if meta.blobs else meta.size))
     return weighed
 

@@ -25,7 +25,7 @@ from .._tiers import spill
 from .._tiers.keys import make_key
 from .._tiers.local import Tiers
 from .._tiers.notes import LOADED, SAVED, Note
-from .._wire.messages import GetData, InstanceStatus, Payload
+from .._wire.messages import GetData, Payload
 from ..exceptions import ObjectCorrupted, ObjectNotFound, StoreFull, TierFailed
 from ..ids import format_id
 from ..reference import ObjectRef, number_of
@@ -208,18 +208,17 @@ def _evict(tiers: Tiers, connection: Connection, leaving: Sequence[Tuple[str, No
         log.warning("nothing that is saved leaves the store: %s", error)
         sizes = {}
         candidates = [(kind, name, note) for kind, name, note in candidates if kind == LOADED]
-    freed, used = 0, connection.call(InstanceStatus()).memory_used
+    gone: Dict[int, int] = {}
     for kind, name, note in candidates:
         if kind == SAVED and sizes.get(note.name) != note.size:
             _save_again(tiers, connection, note)
             continue
         if objects.delete_object(connection, note.number, note.token):
-            freed += note.size
+            gone.update(metas[note.name].pieces)
         tiers.notes.remove(kind, name)
-    if any(meta.shared for meta in metas.values()):
-        # What others share stays. How much that is the server knows, but for what others write and free meanwhile.
-        freed = min(freed, max(0, used - connection.call(InstanceStatus()).memory_used))
-    return freed
+    # What others share, or have begun to read, stays.
+    there = connection.call(GetData(list(gone))) if gone else {}
+    return sum(size for blob, size in gone.items() if blob not in there)
 
 
 def _save_again(tiers: Tiers, connection: Connection, note: Note) -> None:

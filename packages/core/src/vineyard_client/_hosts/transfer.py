@@ -103,12 +103,12 @@ def read_from(remote: RemoteConnection, ref: ObjectRef) -> objects.Envelope:
     original = objects.find_object(remote, number, ref.token)
     if original.content is not None:
         return (memoryview(bytearray(original.content)),)
-    sizes = (original.own, *original.sizes) if original.shared else (original.size,)
     try:
-        memories = tuple([memoryview(mmap.mmap(-1, size)) for size in sizes])
+        memories = tuple([memoryview(mmap.mmap(-1, size)) for size in original.pieces.values()])
     except (OSError, OverflowError, ValueError) as error:
+        nbytes = sum(original.pieces.values())
         raise MigrationFailed(
-            f"There is no memory in this process for {sum(sizes)} bytes from {remote.peer}: {error}.",
+            f"There is no memory in this process for {nbytes} bytes from {remote.peer}: {error}.",
             "Read it with a replica in the store, or give the process more memory.",
         ) from error
     for blob, memory in zip(original.blobs, memories):

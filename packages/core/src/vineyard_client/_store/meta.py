@@ -129,15 +129,14 @@ class ValueMeta:
     replicas: Tuple[str, ...] = ()
     uptime: Optional[float] = None
     preview: Union[int, str] = 0
+    own: int = 0
+    shared: Tuple[int, ...] = ()
+    sizes: Tuple[int, ...] = ()
 
     @property
     def guard_size(self) -> int:
         """Bytes of the guard, which has the preview."""
         return max(GUARD_SIZE, self.preview) if isinstance(self.preview, int) else GUARD_SIZE
-
-    own: int = 0
-    shared: Tuple[int, ...] = ()
-    sizes: Tuple[int, ...] = ()
 
     @property
     def blobs(self) -> Tuple[int, ...]:
@@ -145,8 +144,13 @@ class ValueMeta:
         return (self.blob, *self.shared) if self.content is None else ()
 
     @property
+    def pieces(self) -> Dict[int, int]:
+        """The bytes of each of them, by their ids."""
+        return dict(zip(self.blobs, (self.own, *self.sizes) if self.shared else (self.size,)))
+
+    @property
     def memory(self) -> int:
-        """Bytes of the blob that nobody else has from the beginning; in a replica nobody else has the others either."""
+        """Bytes that were taken for it: what it shares was there; a replica has all of it for itself."""
         if not self.shared:
             return self.size
         return self.own + (sum(self.sizes) if self.origin is not None else 0)
