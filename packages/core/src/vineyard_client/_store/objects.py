@@ -219,7 +219,7 @@ def places_of(connection: Connection, number: int, token: str) -> List[Payload]:
 def is_whole(connection: Connection, number: int, token: str) -> bool:
     """Tell whether an object is there and complete."""
     try:
-        place_of(connection, number, token)
+        places_of(connection, number, token)
     except ObjectNotFound:
         return False
     return True
