@@ -45,7 +45,7 @@ ONLY: Dict[str, Set[str]] = {
     "explanation": {"_codec"},
     "_store": {"exceptions", "_forks", "ids", "reference", "_wire", "_io"},
     "_tiers": {"exceptions", "ids", "_io"},
-    "_calls": {"exceptions", "ids", "reference", "_wire", "_io", "_store", "_native", "_hosts", "_tiers"},
+    "_calls": {"exceptions", "ids", "reference", "_wire", "_io", "_codec", "_store", "_native", "_hosts", "_tiers"},
 }
 
 # What a layer that does no I/O, or knows no messages, has no use for.

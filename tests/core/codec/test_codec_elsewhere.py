@@ -14,7 +14,7 @@ from vineyard_client.exceptions import ObjectCorrupted, ObjectNotFound, Unsuppor
 
 PARTS = [bytes([number]) * size for number, size in enumerate((100, 5000, 64, 3000, 1), 1)]
 # Two of them lie in others: the second in the first blob, the fourth in the second one.
-ELSEWHERE = {1: _codec.Place(1, 700), 3: _codec.Place(2, 0)}
+ELSEWHERE = {1: (1, 700), 3: (2, 0)}
 
 
 def others() -> list[memoryview]:
@@ -58,7 +58,7 @@ def test_a_value_is_the_same():
     encoded = _codec.encode(value, token=TOKEN)
     assert [len(buffer) for buffer in encoded.buffers] == [5000, 7000, 2000]
     other = memoryview(bytearray(64) + bytearray(b"b" * 7000))
-    chunks, own = encoded.without({1: _codec.Place(1, 64)})
+    chunks, own = encoded.without({1: (1, 64)})
     blob = memoryview(bytearray(b"".join(chunks)))
     assert own == len(blob) < encoded.nbytes
     assert _codec.decode(blob, other, token=TOKEN) == value
@@ -101,7 +101,7 @@ def test_a_forged_index_is_damage(case):
 def test_side_by_side_is_no_overlap():
     first, second = memoryview(bytearray(b"a" * 4000)), memoryview(bytearray(b"b" * 3000))
     both = memoryview(bytearray(bytes(first) + bytes(second)))
-    chunks, _ = envelope.assemble([b"s"], [second, first], TOKEN, {0: _codec.Place(1, 4000), 1: _codec.Place(1, 0)})
+    chunks, _ = envelope.assemble([b"s"], [second, first], TOKEN, {0: (1, 4000), 1: (1, 0)})
     layout = envelope.parse(memoryview(bytearray(b"".join(chunks))), TOKEN, [both])
     assert layout.buffers == [second, first]
 

@@ -20,7 +20,7 @@ from vineyard_client.exceptions import UnsafeType, VineyardError
 from . import envelope, proof, reader, summary, writer
 from .adapters import table
 from .adapters.declared import declare
-from .envelope import HEADER_SIZE, Chunk, Place
+from .envelope import HEADER_SIZE, Chunk
 from .filling import left_to_fill
 from .policy import policy_for
 
@@ -29,7 +29,6 @@ __all__ = [
     "Chunk",
     "Encoded",
     "Examined",
-    "Place",
     "check",
     "declare",
     "decode",
@@ -64,11 +63,11 @@ class Encoded(NamedTuple):
     buffers: Sequence[memoryview]
     token: bytes
 
-    def without(self, elsewhere: Mapping[int, Place]) -> Tuple[List[Chunk], int]:
+    def without(self, elsewhere: Mapping[int, Tuple[int, int]]) -> Tuple[List[Chunk], int]:
         """Return the pieces of a blob that lacks some of the buffers, because they lie in other blobs, and its length.
 
         Args:
-            elsewhere: which they are, by their number, and where each is.
+            elsewhere: which they are, by their number: which of the other blobs each is in, counted from 1, and where.
         """
         return envelope.assemble(self.stream, self.buffers, self.token, elsewhere)
 

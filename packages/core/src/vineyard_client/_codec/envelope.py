@@ -50,7 +50,6 @@ __all__ = [
     "HEADER_SIZE",
     "Chunk",
     "Layout",
-    "Place",
     "assemble",
     "count_buffers",
     "flatten",
@@ -89,12 +88,8 @@ class Layout(NamedTuple):
     buffers: List[memoryview]
 
 
-class Place(NamedTuple):
-    """Where a buffer lies that is not in the value's own blob: which of the others, counted from 1, and where in it."""
-
-    member: int
-    offset: int
-
+# Where a buffer lies that is not in the value's own blob: which of the others, counted from 1, and where in it.
+Place = Tuple[int, int]
 
 _NOWHERE: Mapping[int, Place] = {}
 
@@ -140,8 +135,8 @@ def _assemble(
     for number, buffer in enumerate(buffers):
         flags = _FLAG_READONLY if readonly[number] else 0
         if number in elsewhere:
-            place = elsewhere[number]
-            index += _ENTRY.pack(place.offset, len(buffer), flags, place.member)
+            member, offset = elsewhere[number]
+            index += _ENTRY.pack(offset, len(buffer), flags, member)
             continue
         start = _align(position)
         if start != position:

@@ -22,7 +22,6 @@ import logging
 from bisect import bisect_right
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from .._codec import Place
 from .._io.mapping import Mapped, address_of, mapped
 from .._io.pages import Range, Stretch, written
 from .._wire.messages import GetData, Payload
@@ -48,11 +47,12 @@ class Sharing:
     """What of a value is in the store already, held until it is released.
 
     Attributes:
-        elsewhere: the buffers that need not be written, by their number, and where each is.
+        elsewhere: the buffers that need not be written, by their number: which of the blobs each is in, counted from 1,
+            and where in it.
         payloads: the places of the blobs that have them, in the order of their numbers.
     """
 
-    def __init__(self, pin: Pin, elsewhere: Dict[int, Place], payloads: List[Payload]) -> None:
+    def __init__(self, pin: Pin, elsewhere: Dict[int, Tuple[int, int]], payloads: List[Payload]) -> None:
         self._pin = pin
         self.elsewhere = elsewhere
         self.payloads = payloads
@@ -187,5 +187,5 @@ def _chosen(pin: Pin, places: Dict[int, Payload], same: Sequence[_Found]) -> Opt
         groups.setdefault(each.hold.blob, []).append(each)
     worth = [group for group in groups.values() if _worth_it(group)]
     worth = sorted(worth, key=lambda group: -sum(each.nbytes for each in group))[:MAX_SHARED]
-    elsewhere = {each.number: Place(member, each.offset) for member, group in enumerate(worth, 1) for each in group}
+    elsewhere = {each.number: (member, each.offset) for member, group in enumerate(worth, 1) for each in group}
     return Sharing(pin, elsewhere, [places[group[0].hold.blob] for group in worth]) if worth else None
