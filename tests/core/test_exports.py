@@ -18,7 +18,7 @@ from vineyard_client import exceptions
 PUBLIC = {
     "Backlog": "number nbytes age",
     "Client": "put get source info reference exists preview delete list migrate status collect create close saved",
-    "Collectable": "info reason",
+    "Collectable": "info reason frees",
     "Disk": "path purpose file_system free size",
     "Draft": "",
     "Durable": "state place reason",
@@ -26,7 +26,7 @@ PUBLIC = {
     "EmbeddedServer": "start stop socket log",
     "Explanation": "arrives complete patterns refusals type types",
     "Finding": "kind what remedy",
-    "ObjectInfo": "ref summary labels created host socket deleted type size origin replicas age",
+    "ObjectInfo": "ref summary labels created host socket deleted type size memory origin replicas age",
     "ObjectRef": "id token endpoint type size copy to_json from_json",
     "Refusal": "name pattern reason remedy where",
     "Peer": "status look preview delete close",
