@@ -60,8 +60,8 @@ NEWEST_TESTS = (
 SERVERS = ("0.14.6", "0.14.8", "0.16.5", "0.18.2", "0.20.2", "0.22.2")
 
 # Whole sessions run a pytest per processor, which take files from each other: their tests share nothing, and wait for
-# servers and other processes about as long as they compute.
-PARALLEL = ("-n", "logical", "--dist", "loadfile")
+# servers and other processes about as long as they compute. What takes long is told, before all of them do.
+PARALLEL = ("-n", "logical", "--dist", "loadfile", "--durations", "10")
 
 # Microsoft's emulator of Azure's storage, which npm has.
 AZURITE = "azurite@3.37.0"

@@ -348,7 +348,7 @@ def test_a_folder_that_takes_nothing(store: Any, folder: Path, options: Callable
 
 def test_a_bucket_without_an_agent(store: Any, options: Callable[..., None]) -> None:
     """A task would wait for it in vain."""
-    options(tier="s3://bucket/prefix")
+    options(tier="s3://bucket/prefix", tier_timeout=1)
     (check,) = tier_checks(FAILED)
     assert "The agent for the store at" in check.found and "airflow-vineyard agent" in check.remedy
 
