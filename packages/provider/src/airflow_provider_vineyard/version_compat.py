@@ -23,12 +23,14 @@ __all__ = [
     "count",
     "create_session",
     "dag_models",
+    "has_tags",
     "is_airflow_3",
     "log_model",
     "operator_link",
     "secrets_masker",
     "serialized_dag_model",
     "server_conf",
+    "stats",
     "task_instance_model",
     "variable_model",
     "xcom_class",
@@ -139,9 +141,23 @@ def log_model() -> Any:
 
 
 def count(name: str) -> None:
-    """Add one to a counter among Airflow's metrics."""
-    module = "airflow.sdk.observability.stats" if airflow_version() >= (3, 2) else "airflow.stats"
+    """Add one to a counter among Airflow's metrics, in the scheduler: since 3.3 it has metrics of its own."""
+    module = "airflow.observability.stats" if airflow_version() >= (3, 3) else _stats_module()
     import_module(module).Stats.incr(name)
+
+
+def stats() -> Any:
+    """Return Airflow's metrics as tasks have them: ``incr`` and ``timing``, the latter in milliseconds."""
+    return import_module(_stats_module()).Stats
+
+
+def has_tags() -> bool:
+    """Tell whether metrics take tags."""
+    return airflow_version() >= (2, 6)
+
+
+def _stats_module() -> str:
+    return "airflow.sdk.observability.stats" if airflow_version() >= (3, 2) else "airflow.stats"
 
 
 def create_session() -> Any:

@@ -9,7 +9,7 @@ import logging
 import time
 from typing import Any, Callable, Dict, Optional, Tuple
 
-from airflow_provider_vineyard import version_compat
+from airflow_provider_vineyard import stats, version_compat
 from airflow_provider_vineyard.reference import Origin
 from airflow_provider_vineyard.settings import get_settings
 from airflow_provider_vineyard.xcom import store
@@ -60,5 +60,6 @@ def stopwatch() -> Callable[[], float]:
 
 def log_inline(verb: str, origin: Origin, value: object, size: Optional[int], watch: Callable[[], float]) -> None:
     """Log the one line for a value that is in the database."""
+    stats.exchanged(verb, stats.ROW, origin)
     stated = "" if size is None else f", {size} B"
     log.info("%s %s: %s%s, inline in the database, %.1f ms", verb, origin, type(value).__name__, stated, watch())

@@ -14,7 +14,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any, Dict, Set, Tuple, Union
 
-from airflow_provider_vineyard import version_compat
+from airflow_provider_vineyard import stats, version_compat
 from airflow_provider_vineyard.clients import get_client, require_core
 from airflow_provider_vineyard.interpreters import arguments as arguments_elsewhere
 from airflow_provider_vineyard.reference import (
@@ -74,11 +74,16 @@ def put(value: object, origin: Origin) -> Dict[str, Any]:
         else:
             row = _put(value, origin, settings)
     except VineyardError as error:
+        stats.failed("put", error, origin)
         raise _explained(error, f"{origin} cannot be stored", _put_hint(error, settings)) from error
     milliseconds = (time.perf_counter() - started) * 1000
     if isinstance(row, RowValue):
+        stats.exchanged("put", stats.ROW, origin)
         _log_value("put", row, milliseconds)
         return row.to_json()
+    if row.owned:
+        place = "outside" if row.ref.id == _IN_NO_STORE else "store"
+        stats.exchanged("put", place, origin, row.ref.size, milliseconds)
     log.info(
         "put %s: %s, %d B, %s, durable: %s, %.1f ms",
         origin,
@@ -200,7 +205,7 @@ def get(row: object) -> Any:
     try:
         client = get_client(settings)
         value: Any = client.get(reference.alone)
-        place = _place(client.source, reference)
+        source, place = client.source, _place(client.source, reference)
         if not isinstance(value, dict) and reference.parts:
             raise InvalidReference(f"{reference.ref.id} is no dict, and has no parts.", "The row was edited.")
         for key, part in reference.parts.items():
@@ -209,7 +214,10 @@ def get(row: object) -> Any:
         put = f"{reference.ref.type}, put on {reference.host} at {reference.created}"
         what = f"{reference.origin} ({put}) cannot be read"
         hint = _hint_of_a_copy(error, reference, settings) or _get_hint(error, reference.origin, settings)
+        stats.failed("get", error, reference.origin)
         raise _explained(error, what, hint) from error
+    milliseconds = (time.perf_counter() - started) * 1000
+    stats.exchanged("get", source, reference.origin, reference.ref.size, milliseconds)
     log.info(
         "get %s: %s, %d B, %s, %s, %.1f ms",
         reference.origin,
@@ -217,7 +225,7 @@ def get(row: object) -> Any:
         reference.ref.size,
         place,
         reference.ref.id,
-        (time.perf_counter() - started) * 1000,
+        milliseconds,
     )
     _warn(reference.origin, value)
     return value
@@ -231,7 +239,9 @@ def _value_in(row: RowValue, settings: Settings) -> object:
         value = loads(row.content, **_trust(settings))
     except VineyardError as error:
         what = f"{row.origin} ({row.type}, put on {row.host} at {row.created}) cannot be read"
+        stats.failed("get", error, row.origin)
         raise _explained(error, what, _get_hint(error, row.origin, settings)) from error
+    stats.exchanged("get", stats.ROW, row.origin)
     _log_value("get", row, (time.perf_counter() - started) * 1000)
     _warn(row.origin, value)
     return value
@@ -268,8 +278,10 @@ def get_bare(id: str, origin: Origin) -> Any:
         value = client.get(ref)
     except VineyardError as error:
         what = f"{origin} is the object id {id}, as vineyard's own provider wrote rows, and cannot be read"
+        stats.failed("get", error, origin)
         raise _explained(error, what, _get_hint(error, origin, settings)) from error
     milliseconds = (time.perf_counter() - started) * 1000
+    stats.exchanged("get", "store", origin, ref.size, milliseconds)
     log.info(
         "get %s: %s, %d B, written by vineyard's own provider, %s, %.1f ms",
         origin,
