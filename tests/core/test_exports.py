@@ -32,7 +32,8 @@ PUBLIC = {
     "Peer": "status look preview delete close",
     "SavedCopy": "key size modified tier token",
     "SavedValues": "where save list delete status check drain",
-    "StoreStatus": "socket version instance_id metadata endpoint memory_used memory_limit connections identity",
+    "StoreStatus": "socket version instance_id metadata endpoint memory_used memory_limit connections identity "
+    "small_values small_values_used inventory",
     "TierOptions": "url durability spill reserve timeout sync options agent urls",
     "TierStatus": "urls durability spill agent unsaved lost overflow overflow_bytes disks counts last_error",
     "connect": "",

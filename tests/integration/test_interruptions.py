@@ -146,20 +146,42 @@ def test_dropping_a_value_waits_for_nobody(store: vc.Client, unraisable: List[st
 
 
 def test_puts_without_a_descriptor(store: vc.Client) -> None:
-    """A process at its limit gets an error, and leaves nothing; when it has descriptors again, it works."""
-    with vc.connect(store.socket) as client:
-        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    """A process at its limit gets an error, and leaves nothing; when it has descriptors again, it works.
+
+    A client that is connected has what it needs.
+    """
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    done = []
+    for left in range(7):
+        client = vc.Client(store.socket)
+        client._session._connections.close()  # as when it is connected anew
         lowest = os.dup(0)
         os.close(lowest)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + left, limits[1]))
         try:
-            for _ in range(5):
-                with pytest.raises(vc.VineyardError, match="open"):
-                    client.put(LARGE)
+            for _ in range(3):
+                try:
+                    ref = client.put(LARGE)
+                except vc.VineyardError as error:
+                    assert "open" in str(error)
+                else:
+                    done.append(left)
+                    client.delete(ref)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         assert used(store) == 0
         assert client.get(client.put(LARGE)) == LARGE
+        store.collect(older_than=timedelta(0))
+        client.close()
+    assert 0 not in done and 1 not in done and 6 in done
+    with vc.connect(store.socket) as client:
+        lowest = os.dup(0)
+        os.close(lowest)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+        try:
+            client.put(LARGE)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 # ---- marks

@@ -24,7 +24,7 @@ from ._version import __version__
 from .client import Client
 from .exceptions import TierUnavailable, VineyardError
 from .explanation import explain
-from .reference import ObjectInfo
+from .reference import ObjectInfo, StoreStatus
 
 __all__ = ["main"]
 
@@ -76,12 +76,20 @@ def _status(arguments: argparse.Namespace) -> None:
         "vineyardd": status.version,
         "instance": f"{status.instance_id}" + (f", metadata in {status.metadata}" if status.metadata else ""),
         "memory": f"{_bytes(status.memory_used)} of {_bytes(status.memory_limit)} ({share:.1%})",
+        **_about_small_values(status),
         "identity": status.identity,
         "clients": str(status.connections),
+        "inventory": status.inventory,
         "RPC": status.endpoint or "off",
         **({} if tier is None else _about_tier(tier)),
     }
     _print_pairs(rows)
+
+
+def _about_small_values(status: StoreStatus) -> Dict[str, str]:
+    if not status.small_values:
+        return {}
+    return {"beside it": f"{status.small_values} small values, some {_bytes(status.small_values_used)}"}
 
 
 def _about_tier(tier: TierStatus) -> Dict[str, str]:
@@ -217,7 +225,12 @@ def _show(arguments: argparse.Namespace) -> None:
 
 def _gc(arguments: argparse.Namespace) -> None:
     with _client(arguments) as client:
-        freed = client.collect(older_than=arguments.older_than, labels=dict(arguments.label), dry_run=arguments.dry_run)
+        freed = client.collect(
+            older_than=arguments.older_than,
+            labels=dict(arguments.label),
+            dry_run=arguments.dry_run,
+            thorough=arguments.thorough,
+        )
     if arguments.json:
         print(
             json.dumps(
@@ -404,7 +417,7 @@ def _parser() -> argparse.ArgumentParser:
     metrics = command("metrics", _metrics, "Print figures for Prometheus, or serve them; an agent serves them itself.")
     metrics.add_argument("--listen", type=_address, metavar="[HOST:]PORT", help="serve them there; no password")
 
-    listing = query("list", _list, "List the objects in the store, oldest first.")
+    listing = query("list", _list, "List the objects in the store, oldest first; all others wait meanwhile.")
     listing.add_argument(
         "--label", type=_label, action="append", default=[], metavar="KEY=VALUE", help="only with this"
     )
@@ -415,6 +428,7 @@ def _parser() -> argparse.ArgumentParser:
     gc.add_argument("--older-than", type=_age, metavar="AGE", help="delete whole values of this age, too: 90m, 12h, 7d")
     gc.add_argument("--label", type=_label, action="append", default=[], metavar="KEY=VALUE", help="only with this")
     gc.add_argument("--dry-run", action="store_true", help="free nothing, only show what would be freed")
+    gc.add_argument("--thorough", action="store_true", help="list the whole store, for which all others wait meanwhile")
 
     told = commands.add_parser(
         "explain",

@@ -394,17 +394,23 @@ class Client:
             return False
         return True
 
-    def list(self, *, labels: Optional[Mapping[str, str]] = None, deleted: bool = False) -> Iterator[ObjectInfo]:
+    def list(
+        self, *, labels: Optional[Mapping[str, str]] = None, deleted: bool = False, noted: bool = False
+    ) -> Iterator[ObjectInfo]:
         """Iterate over the objects that this package put into the store, oldest first.
+
+        The server makes a list of everything for it, and nobody else is answered meanwhile, for seconds with 50,000.
 
         Args:
             labels: only those that have all of these.
             deleted: those instead that were deleted and whose memory has not been collected.
+            noted: go by what clients have noted, as ``collect`` does, and ask for a few objects at a time, so that
+                nobody waits; the iteration may be ended early. Left out is what clients of early releases put.
 
         Raises:
             TypeError: a label is not a text; like everything else, this shows when the first object is asked for.
         """
-        yield from housekeeping.objects_there(self._session, check_labels(labels), deleted)
+        yield from housekeeping.objects_there(self._session, check_labels(labels), deleted, noted)
 
     def status(self) -> StoreStatus:
         """Return how full the store is and who serves it."""
@@ -416,6 +422,7 @@ class Client:
         older_than: Optional[timedelta] = None,
         labels: Optional[Mapping[str, str]] = None,
         dry_run: bool = False,
+        thorough: bool = False,
     ) -> List[Collectable]:
         """Free what nobody needs any more, and return what that was.
 
@@ -423,14 +430,19 @@ class Client:
         of values that are gone from their own host (one that does not answer is not "gone"); and, if an age is given,
         whole values of that age. Anybody may do this at any time.
 
+        It goes by what all clients of this host note of what they put and delete, and asks the server for a few
+        objects at a time, so that nobody waits. The server is only asked for a list of everything, for which others
+        wait, where something shows that a note is missing, or nobody could make any.
+
         Args:
             older_than: delete whole values of this age or older, too.
             labels: only objects that have all of these.
             dry_run: free nothing, only return what would be.
+            thorough: list everything in any case. It also finds what clients of early releases left, and processes that
+                may not write to the store's memory.
         """
-        return housekeeping.collect(
-            self._session, self._connection(), older_than=older_than, labels=labels, dry_run=dry_run
-        )
+        options: Dict[str, Any] = {"older_than": older_than, "labels": labels, "dry_run": dry_run, "thorough": thorough}
+        return housekeeping.collect(self._session, self._connection(), **options)
 
     @property
     def saved(self) -> Optional[SavedValues]:

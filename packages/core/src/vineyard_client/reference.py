@@ -173,6 +173,12 @@ class StoreStatus:
         memory_limit: the size of the store in bytes.
         connections: how many clients are connected to the IPC socket.
         identity: 32 hex digits that tell this store from every other one, and from itself after a restart.
+        small_values: how many values are in their metadata, because they have a kilobyte or less; 0 where that is not
+            known.
+        small_values_used: about how many bytes of vineyardd's memory those take, beside ``memory_used``. Where that is
+            more than a sixteenth of the store, it counts when a value is put.
+        inventory: how much clients have noted of what is in the store: ``complete``, ``incomplete``, or ``none``; then
+            ``collect`` lists everything; empty for a store on another host.
     """
 
     socket: str
@@ -184,6 +190,9 @@ class StoreStatus:
     memory_limit: int
     connections: int
     identity: str = ""
+    small_values: int = 0
+    small_values_used: int = 0
+    inventory: str = ""
 
 
 class Draft:

@@ -25,7 +25,7 @@ from airflow_provider_vineyard._version import __version__
 if TYPE_CHECKING:
     from airflow_provider_vineyard.orphans import Freed
     from airflow_provider_vineyard.status import Share, Status
-    from vineyard_client import TierStatus
+    from vineyard_client import StoreStatus, TierStatus
 
 __all__ = ["airflow_commands", "main"]
 
@@ -60,7 +60,7 @@ class _Command(NamedTuple):
 def _status(arguments: argparse.Namespace) -> int:
     from airflow_provider_vineyard.status import get_status
 
-    status = get_status()
+    status = get_status(objects=arguments.objects)
     store = status.store
     if arguments.json:
         _print_json(
@@ -72,11 +72,13 @@ def _status(arguments: argparse.Namespace) -> int:
                 "memory_used": store.memory_used,
                 "memory_limit": store.memory_limit,
                 "connections": store.connections,
+                "small_values": store.small_values,
+                "small_values_used": store.small_values_used,
                 "versions": {"vineyardd": store.version, **status.versions},
-                "xcoms": {dag_id: share._asdict() for dag_id, share in status.xcoms.items()},
-                "others": status.others._asdict(),
+                "xcoms": _shares_as_json(status.xcoms),
+                "others": None if status.others is None else status.others._asdict(),
                 "tier": None if status.tier is None else dataclasses.asdict(status.tier),
-                "saved": {dag_id: share._asdict() for dag_id, share in status.saved.items()},
+                "saved": _shares_as_json(status.saved),
             }
         )
         return 0
@@ -85,6 +87,7 @@ def _status(arguments: argparse.Namespace) -> int:
         "socket": f"{store.socket} ({'embedded server' if status.embedded else 'configured'})",
         "endpoint": store.endpoint or "none, its RPC is off: values stay on this host",
         "memory": f"{_bytes(store.memory_used)} of {_bytes(store.memory_limit)} ({share:.1%})",
+        **_about_small_values(store),
         "clients": str(store.connections),
         "versions": ", ".join(
             f"{name} {version}" for name, version in [("vineyardd", store.version), *status.versions.items()]
@@ -96,8 +99,23 @@ def _status(arguments: argparse.Namespace) -> int:
     for name, text in pairs.items():
         print(f"{name:<{width}}  {text}")
     print()
-    _print_table(_shares(status))
+    table = _shares(status)
+    if table is None:
+        print("There are so many objects that they are only counted with --objects.")
+    else:
+        _print_table(table)
     return 0
+
+
+def _shares_as_json(shares: Optional[Mapping[str, Share]]) -> Optional[Dict[str, Any]]:
+    return None if shares is None else {dag_id: share._asdict() for dag_id, share in shares.items()}
+
+
+def _about_small_values(store: StoreStatus) -> Dict[str, str]:
+    """Return what is said of the values that are in vineyardd's metadata, if there are any."""
+    if not store.small_values:
+        return {}
+    return {"beside it": f"{store.small_values} small values, some {_bytes(store.small_values_used)}"}
 
 
 def _tier_pairs(tier: Optional[TierStatus]) -> Dict[str, str]:
@@ -121,9 +139,11 @@ def _tier_pairs(tier: Optional[TierStatus]) -> Dict[str, str]:
     return pairs
 
 
-def _shares(status: Status) -> List[List[str]]:
-    """Return the table of what each DAG has in the store, and in the tier if there is one."""
-    with_tier = status.tier is not None
+def _shares(status: Status) -> Optional[List[List[str]]]:
+    """Return the table of what each DAG has in the store, and in the tier if there is one; None if it is not known."""
+    xcoms, others, copies, with_tier = status.xcoms, status.others, status.saved, status.tier is not None
+    if xcoms is None or others is None or copies is None:
+        return None
 
     def row(name: str, here: Tuple[int, int], saved: Optional[Tuple[int, int]]) -> List[str]:
         cells = [name, str(here[0]), _bytes(here[1])]
@@ -136,11 +156,11 @@ def _shares(status: Status) -> List[List[str]]:
     return [
         ["DAG", "OBJECTS", "SIZE", *["SAVED", "SIZE"] * with_tier],
         *(
-            row(name or "(not known)", status.xcoms.get(name, nothing), status.saved.get(name, nothing))
-            for name in sorted({*status.xcoms, *status.saved})
+            row(name or "(not known)", xcoms.get(name, nothing), copies.get(name, nothing))
+            for name in sorted({*xcoms, *copies})
         ),
-        row("all XComs", total(status.xcoms), total(status.saved)),
-        row("other objects", status.others, None),
+        row("all XComs", total(xcoms), total(copies)),
+        row("other objects", others, None),
     ]
 
 
@@ -178,6 +198,7 @@ def _gc(arguments: argparse.Namespace) -> int:
         grace=grace,
         dry_run=arguments.dry_run,
         trust_database=arguments.trust_database,
+        thorough=arguments.thorough,
     )
     # Objects with one token share their memory.
     total = sum({found.info.ref.token: found.info.size for found in freed}.values())
@@ -308,7 +329,18 @@ def _age_text(text: str) -> str:
 _JSON = _Argument("--json", {"action": "store_true", "help": "for programs"})
 
 _COMMANDS = (
-    _Command("status", "Show which store is used here, how full it is, and what each DAG has in it", _status, (_JSON,)),
+    _Command(
+        "status",
+        "Show which store is used here, how full it is, and what each DAG has in it",
+        _status,
+        (
+            _Argument(
+                "--objects",
+                {"action": "store_true", "help": "count all objects, however many; all others wait meanwhile"},
+            ),
+            _JSON,
+        ),
+    ),
     _Command(
         "doctor",
         "Check server, socket, configuration and a round trip, and say what to do",
@@ -349,6 +381,10 @@ _COMMANDS = (
                     "action": "store_true",
                     "help": "with --orphans: go by this database even if it is not known to be that of the XComs",
                 },
+            ),
+            _Argument(
+                "--thorough",
+                {"action": "store_true", "help": "look for garbage in all of the store; all others wait meanwhile"},
             ),
             _Argument("--dry-run", {"action": "store_true", "help": "free nothing, only show what would be freed"}),
             _JSON,

@@ -90,6 +90,7 @@ def free_unneeded(
     grace: timedelta = DEFAULT_GRACE,
     dry_run: bool = False,
     trust_database: bool = False,
+    thorough: bool = False,
 ) -> List[Freed]:
     """Free the store's garbage, and orphans or old objects on request; return what was freed.
 
@@ -102,6 +103,8 @@ def free_unneeded(
         grace: age below which no object is an orphan.
         dry_run: free nothing, only return what would be.
         trust_database: with ``orphans``, go by the rows of a database that is not known to be that of the objects.
+        thorough: have the server list everything to find its garbage; all others wait meanwhile. With ``orphans`` it
+            does that in any case.
 
     Raises:
         VineyardError: the server cannot be reached or refused. What was freed by then stays freed.
@@ -135,14 +138,14 @@ def free_unneeded(
         copies = candidates(
             _copies(client, settings.deployment, dag_id), now=datetime.now(timezone.utc), min_age=older_than
         )
-        for action in client.collect(older_than=older_than, labels=labels, dry_run=dry_run):
+        for action in client.collect(older_than=older_than, labels=labels, dry_run=dry_run, thorough=thorough):
             freed.append(Freed(action.info, action.reason))
         freed += _free_copies(client, copies, freed, _EXPIRED, dry_run)
     # Last, so that it also frees the memory of what was deleted above and is not read any more.
     known = {found.info.ref.id for found in freed}
     freed += [
         Freed(action.info, action.reason)
-        for action in client.collect(dry_run=dry_run)
+        for action in client.collect(dry_run=dry_run, thorough=thorough)
         if action.info.ref.id not in known
     ]
     return freed

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Dict, Iterable, Mapping, NamedTuple, Optional, Set, Tuple
+from itertools import islice
+from typing import TYPE_CHECKING, Dict, Iterable, List, Mapping, NamedTuple, Optional, Set, Tuple, TypeVar
 from urllib.parse import unquote
 
 from airflow_provider_vineyard import version_compat
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from vineyard_client import ObjectInfo, SavedCopy, StoreStatus, TierStatus
 
 __all__ = ["Share", "Status", "get_status", "not_running"]
+
+# Objects, or copies, that are counted without being asked to: a fraction of a second.
+_MOST = 5000
+
+Item = TypeVar("Item")
 
 
 class Share(NamedTuple):
@@ -37,24 +43,30 @@ class Status:
         deployment: the name of this Airflow in the labels of its objects.
         versions: of Airflow, of this provider and of core.
         xcoms: what this deployment's objects take, by DAG; objects whose DAG Airflow did not tell are under an empty
-            name.
-        others: what other values take: another deployment's, or put by tasks themselves.
+            name. None if there are too many to count them without being asked to.
+        others: what other values take: another deployment's, or put by tasks themselves; None likewise.
         tier: how the work of saving stands; None if nothing is saved.
-        saved: what the copies of this deployment take in the tiers, by DAG as above.
+        saved: what the copies of this deployment take in the tiers, by DAG as above; None likewise.
     """
 
     store: StoreStatus
     embedded: bool
     deployment: str
     versions: Mapping[str, str]
-    xcoms: Mapping[str, Share]
-    others: Share
+    xcoms: Optional[Mapping[str, Share]]
+    others: Optional[Share]
     tier: Optional[TierStatus] = None
-    saved: Mapping[str, Share] = field(default_factory=dict)
+    saved: Optional[Mapping[str, Share]] = field(default_factory=dict)
 
 
-def get_status() -> Status:
+def get_status(*, objects: bool = False) -> Status:
     """Return the state of the store; no server is started for it.
+
+    Nobody waits for it: the server is asked how full it is, and then for a few objects at a time, if there are no more
+    than some thousand.
+
+    Args:
+        objects: count all objects and copies, however many; the server lists them, and all others wait meanwhile.
 
     Raises:
         VineyardError: the server cannot be reached, or refused, or the tier cannot be listed.
@@ -69,14 +81,19 @@ def get_status() -> Status:
     if client is None:
         raise vineyard_client.ConnectionFailed(*not_running(settings))
     store = client.status()
-    xcoms, others = _shares(client.list(), settings.deployment)
+    infos = list(client.list()) if objects else _few(client.list(noted=True))
+    xcoms, others = (None, None) if infos is None else _shares(infos, settings.deployment)
     versions = {
         "airflow": version_compat.airflow_release(),
         "airflow-provider-vineyard": __version__,
         "vineyard-client": vineyard_client.__version__,
     }
     tier = None if client.saved is None else client.saved.status()
-    saved = {} if client.saved is None else _copies(client.saved.list(settings.deployment))
+    saved: Optional[Dict[str, Share]] = {}
+    if client.saved is not None:
+        found = client.saved.list(settings.deployment)
+        copies = list(found) if objects else _few(found)
+        saved = None if copies is None else _copies(copies)
     return Status(store, settings.embedded, settings.deployment, versions, xcoms, others, tier, saved)
 
 
@@ -86,6 +103,12 @@ def not_running(settings: Settings) -> Tuple[str, str]:
     if not settings.autostart:
         remedy = "[vineyard] autostart is off: turn it on, or set [vineyard] ipc_socket."
     return f"The embedded server at {settings.ipc_socket} is not running.", remedy
+
+
+def _few(items: Iterable[Item]) -> Optional[List[Item]]:
+    """Return some items as a list, None if there are more than are counted without being asked to."""
+    found = list(islice(items, _MOST + 1))
+    return None if len(found) > _MOST else found
 
 
 def _shares(infos: Iterable[ObjectInfo], deployment: str) -> Tuple[Dict[str, Share], Share]:

@@ -1,14 +1,12 @@
 """Collecting a store's garbage now and then, with values beyond an age if that is wished; and the agent without a tier.
 
-Where there is a tier, the housekeeper tidies up (``tidying``), which knows what there is by its notes; then only values
-beyond an age are looked for here. Both look at all of the store, which keeps others waiting for as long as it takes; so
-a store in which that is long is left to ``vineyard-client gc`` after the first look, unless an age is given.
+Where there is a tier, the housekeeper tidies up (``tidying``), and only values beyond an age are looked for here. Both
+go by the store's inventory and ask for a few objects at a time, so that nobody waits for it.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import os
 import time
 from datetime import timedelta
@@ -29,33 +27,21 @@ _LOOK = 1.0
 
 _TIMEOUT = 60.0
 
-# Seconds that a look at all of the store may take so that it is taken again.
-_SHORT = 0.05
 
-
-def collect(session: Session, older_than: Optional[timedelta] = None) -> bool:
+def collect(session: Session, older_than: Optional[timedelta] = None) -> None:
     """Free what nobody needs, and values of an age; say what that was.
 
     Args:
         session: of the store, and of the tier if there is one: copies go with their values.
         older_than: the age; None is none.
 
-    Returns:
-        Whether to do it again, later: whether it was short, or there is an age.
-
     Raises:
         VineyardError: as ``Client.collect``.
     """
-    started = time.monotonic()
     freed = housekeeping.collect(session, session.connection(), older_than=older_than)
-    took = time.monotonic() - started
     if freed:
         reasons = sorted({action.reason for action in freed})
         log.info("collected %d objects: %s", len(freed), ", ".join(reasons))
-    if older_than is None and took > _SHORT:
-        log.info("a look at the whole store takes %.1f s: it is left to vineyard-client gc", took)
-        return False
-    return True
 
 
 class Keeper:
@@ -100,8 +86,8 @@ class Keeper:
                     identity = housekeeping.status(self._session).identity
                     seen = True
                     if identity != looked or time.monotonic() >= due:
-                        again = self._round()
-                        looked, due = identity, time.monotonic() + self._every if again else math.inf
+                        self._round()
+                        looked, due = identity, time.monotonic() + self._every
                 except ConnectionFailed:
                     if seen and self._with_server:
                         break
@@ -116,12 +102,11 @@ class Keeper:
         self._ending = True
         self._alarm.ring()
 
-    def _round(self) -> bool:
-        """Collect; return whether to do it again, later."""
+    def _round(self) -> None:
+        """Collect."""
         try:
-            return collect(self._session, self._older_than)
+            collect(self._session, self._older_than)
         except ConnectionFailed:
             raise
         except VineyardError as error:
             log.warning("collecting: %s", error)
-            return True

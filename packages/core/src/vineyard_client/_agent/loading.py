@@ -129,7 +129,7 @@ def _into_store(wanted: Wanted, connection: Connection, notes: Notes, store: str
     )
     making = Making(connection, meta)
     try:
-        making.start()
+        making.start(slow=True)
         _note(wanted, notes, making.number, store)
         payload = making.payload
         tier.load(wanted.key, wanted.size, lambda at, piece: connection.write_at(payload, at, piece))

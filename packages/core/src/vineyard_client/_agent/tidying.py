@@ -1,7 +1,7 @@
 """Remove what nobody needs any more: notes of what is gone, caches without an original, what killed writers left.
 
-None of it lists the server in ordinary work, which would keep all others waiting: the notes say what there is. What
-they do not know is looked for when the agent comes to a store, and afterwards only if that took no time.
+None of it lists the server in ordinary work, which would keep all others waiting: the notes and the store's inventory
+say what there is (``_store.known`` has the exceptions).
 """
 
 from __future__ import annotations
@@ -49,8 +49,6 @@ class Tidying:
         self._tiers = tiers
         self._notes = tiers.notes
         self._opened = opened
-        # The store in which a look at everything takes long.
-        self._left_alone = ""
 
     def all(self) -> None:
         """Do all of it; what fails is logged, and done the next time."""
@@ -136,6 +134,5 @@ class Tidying:
                     self._notes.remove(OVERFLOW, token)
 
     def _collect(self) -> None:
-        identity = self._store.identity
-        if identity and identity != self._left_alone and not collect(self._session):
-            self._left_alone = identity
+        if self._store.identity:
+            collect(self._session)

@@ -10,11 +10,11 @@ from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Iterator, List, Mapping, Optional, Sequence, Union
 
-from .._store import objects
+from .._store import known, objects
 from .._store.collect import DEAD_WRITER, DELETED, EXPIRED, ORIGINAL_GONE, Candidate, Collectable, plan
 from .._store.connection import Connection
+from .._store.inventory import IN_METADATA
 from .._store.meta import TOMBSTONE, VALUE, ValueMeta, check_labels
-from .._wire.messages import DeleteData, InstanceStatus
 from ..exceptions import ConnectionFailed, ObjectCorrupted, ObjectNotFound
 from ..ids import format_id, parse_id
 from ..reference import ObjectInfo, ObjectRef, StoreStatus, number_of
@@ -42,7 +42,7 @@ def info(session: Session, ref: Union[ObjectRef, str]) -> ObjectInfo:
         if not number:
             raise ObjectNotFound(f"{format_id(0)} is in no store.")
         meta = objects.find_object(connection, number, token)
-        deleted = token is None and any(number == n for n, _ in objects.list_objects(connection, TOMBSTONE))
+        deleted = token is None and objects.is_tombstone(connection, number)
         return session.info(connection, number, meta, deleted)
     except (ObjectNotFound, ObjectCorrupted) as error:
         native = native_objects().find(connection, number, token) if number else None
@@ -84,10 +84,13 @@ def _saved(session: Session, ref: ObjectRef) -> Optional[ObjectInfo]:
     )
 
 
-def objects_there(session: Session, wanted: Mapping[str, str], deleted: bool) -> Iterator[ObjectInfo]:
-    """Iterate over the values, or over the tombstones, that have these labels, oldest first."""
-    connection = session.connection()
-    for number, meta in objects.list_objects(connection, TOMBSTONE if deleted else VALUE):
+def objects_there(
+    session: Session, wanted: Mapping[str, str], deleted: bool, noted: bool = False
+) -> Iterator[ObjectInfo]:
+    """Iterate over the values, or over the tombstones, that have these labels, oldest first; see ``Client.list``."""
+    connection, typename = session.connection(), TOMBSTONE if deleted else VALUE
+    found = known.noted(connection, typename) if noted else None
+    for number, meta in objects.list_objects(connection, typename) if found is None else found:
         if all(meta.labels.get(key) == value for key, value in wanted.items()):
             yield session.info(connection, number, meta, deleted)
 
@@ -96,7 +99,8 @@ def status(session: Session) -> StoreStatus:
     """Return how full the store is and who serves it."""
     connection = session.connection()
     found = status_of(connection, session.socket, session.advertised(connection))
-    return replace(found, metadata=_metadata(connection.peer_pid), identity=session.identity)
+    inventory = "none" if connection.inventory is None else connection.inventory.state
+    return replace(found, metadata=_metadata(connection.peer_pid), identity=session.identity, inventory=inventory)
 
 
 def status_of(connection: Connection, socket: str, endpoint: Optional[str]) -> StoreStatus:
@@ -107,7 +111,8 @@ def status_of(connection: Connection, socket: str, endpoint: Optional[str]) -> S
         socket: its IPC socket.
         endpoint: where other hosts reach it.
     """
-    found = connection.call(InstanceStatus())
+    found = connection.fullness()
+    small = 0 if connection.inventory is None else connection.inventory.in_metadata()
     return StoreStatus(
         socket=socket,
         version=connection.instance.version,
@@ -117,6 +122,8 @@ def status_of(connection: Connection, socket: str, endpoint: Optional[str]) -> S
         memory_used=found.memory_used,
         memory_limit=found.memory_limit,
         connections=found.connections,
+        small_values=small,
+        small_values_used=small * IN_METADATA,
     )
 
 
@@ -231,13 +238,23 @@ def collect(
     older_than: Optional[timedelta] = None,
     labels: Optional[Mapping[str, str]] = None,
     dry_run: bool = False,
+    garbage: bool = False,
+    thorough: bool = False,
 ) -> List[Collectable]:
-    """Free what nobody needs any more, and return what that was; see ``Client.collect``."""
-    tombstones_there = objects.list_objects(connection, TOMBSTONE)
-    values = objects.list_objects(connection, VALUE)
-    tombstones = objects.orphaned(tombstones_there, values)
+    """Free what nobody needs any more, and return what that was; see ``Client.collect``.
+
+    Args:
+        session: whose store it is.
+        connection: to that store.
+        older_than: as there; so are ``labels``, ``dry_run`` and ``thorough``.
+        labels: only objects that have all of these.
+        dry_run: free nothing.
+        garbage: look only at what is known to be garbage by itself: what was deleted, and what dead writers left.
+        thorough: list everything.
+    """
+    values, tombstones, doubtful = known.look(connection, garbage=garbage, thorough=thorough)
     gone = session.migration.gone_originals(connection, (meta for _, meta in values if meta.origin is not None))
-    writers = objects.incomplete_objects(connection, values)
+    writers = objects.incomplete_objects(connection, doubtful)
     unread = set(objects.unread_tombstones(connection, tombstones))
     candidates = [
         Candidate(
@@ -251,13 +268,19 @@ def collect(
         Candidate(session.info(connection, number, meta, deleted=True), in_use=number not in unread)
         for number, meta in tombstones
     ]
+    metas = dict((*values, *tombstones))
     now = datetime.now(timezone.utc)
     actions = plan(candidates, now=now, older_than=older_than, labels=check_labels(labels))
-    actions = _weighed(actions, dict([*values, *tombstones_there]))
+    actions = _weighed(actions, metas)
     if not dry_run:
-        garbage = [parse_id(action.info.ref.id) for action in actions if action.reason in (DELETED, DEAD_WRITER)]
-        if garbage:
-            connection.call(DeleteData(garbage))
+        objects.free(
+            connection,
+            {
+                parse_id(a.info.ref.id): metas[parse_id(a.info.ref.id)]
+                for a in actions
+                if a.reason in (DELETED, DEAD_WRITER)
+            },
+        )
         for action in actions:
             if action.reason in (EXPIRED, ORIGINAL_GONE):
                 number, token = parse_id(action.info.ref.id), action.info.ref.token

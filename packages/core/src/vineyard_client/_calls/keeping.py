@@ -38,7 +38,7 @@ log = logging.getLogger("vineyard_client.tiers")
 _ROOM_WAIT = 10.0
 
 # Ids in one request for metadata.
-_BATCH = 1000
+_BATCH = 100
 
 
 def key_for(path: Sequence[str], token: str, *, shared: bool) -> str:

@@ -20,7 +20,8 @@ from .._io.tcp import split_endpoint
 from .._io.unix import UnixStream
 from .._store.connection import Connection
 from .._store.debts import Debts
-from .._store.identity import Identity, identify, question
+from .._store.identity import SIZE, Identity, identify, question
+from .._store.known import open_inventory
 from .._store.meta import ValueMeta
 from .._store.processes import PerProcess
 from ..exceptions import ConnectionFailed, ObjectNotFound
@@ -42,9 +43,6 @@ _NO_ENDPOINT_HINT = "Its reference names no host: if it was put on another one, 
 
 # Seconds that an exchange with another host may take where there is a copy of the value to read instead.
 _PATIENCE = 3.0
-
-# Seconds between two looks at the whole store where a full one is no end.
-_LOOK_AGAIN = 60.0
 
 
 class Session:
@@ -86,7 +84,6 @@ class Session:
         patience = min(_PATIENCE, timeout or _PATIENCE)
         self.migration_or_copy = Migration(socket, timeout=patience, **others)
         self.tiers = tiers
-        self._looked = -_LOOK_AGAIN
         self._timeout = timeout
         self._credentials = {"username": username, "password": password}
         self._endpoint = endpoint
@@ -130,14 +127,6 @@ class Session:
     def _connected(self, deadline: Deadline) -> Connection:
         return self._connections.get(lambda: self._connect(deadline), deadline).until(deadline)
 
-    def may_look(self) -> bool:
-        """Whether a look at the whole store was not taken for a while, and is taken now."""
-        now = time.monotonic()
-        if now - self._looked < _LOOK_AGAIN:
-            return False
-        self._looked = now
-        return True
-
     def close(self) -> None:
         """Close the connection; values that were read stay valid. Idempotent."""
         self.closed = True
@@ -156,7 +145,10 @@ class Session:
         connection = Connection(stream, deadline, question(known), timeout=self._timeout, **self._credentials)
         connection.belong(self._debts, self._connected)
         try:
-            self._notice(identify(connection.until(deadline), known, connection.answer))
+            identity = identify(connection.until(deadline), known, connection.answer)
+            self._notice(identity)
+            connection.overhead = SIZE if identity.blob else 0
+            connection.inventory = open_inventory(connection.until(deadline), identity)
         except BaseException:
             connection.close()
             raise

@@ -10,10 +10,11 @@ from .. import _codec
 from .._io.pinfile import one_at_a_time
 from .._store import objects
 from .._store.connection import Connection
+from .._store.inventory import IN_METADATA
 from .._store.making import Making, SharedGone
 from .._store.meta import INLINE_LIMIT, ValueMeta
 from .._store.sharing import recognise
-from .._wire.messages import InstanceStatus, Payload, Persist
+from .._wire.messages import Payload, Persist
 from ..exceptions import StoreFull, TierFailed
 from ..ids import format_id
 from ..reference import ObjectRef, number_of
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from .._native.writing import Writing
     from .._tiers.notes import Note
 
-__all__ = ["persist", "put", "put_native", "save", "take_back", "with_room"]
+__all__ = ["persist", "put", "put_native", "require_room", "save", "take_back", "with_room"]
 
 log = logging.getLogger("vineyard_client.client")
 
@@ -33,6 +34,9 @@ _TRIES = 3
 
 # How often room is made for one value before it has to do without.
 _ROOM_TRIES = 4
+
+# Seconds between two looks at each value of a full store, which may take as many.
+_LOOK_AGAIN = 60.0
 
 Stored = TypeVar("Stored")
 
@@ -110,7 +114,11 @@ def _written(
     """Write an envelope, or what of it is not in the store; return the object's id and the places of its blobs."""
 
     def write(meta: ValueMeta, chunks: Sequence[_codec.Chunk]) -> int:
-        return with_room(session, connection, lambda: objects.write_object(connection, meta, chunks, made, preview))
+        def store() -> int:
+            require_room(connection, meta.memory)
+            return objects.write_object(connection, meta, chunks, made, preview)
+
+        return with_room(session, connection, store)
 
     sharing = recognise(connection, encoded.buffers)
     if sharing is not None:
@@ -123,6 +131,32 @@ def _written(
         finally:
             sharing.release()
     return write(meta, encoded.chunks), [] if meta.size <= INLINE_LIMIT else [made[-1].payload]
+
+
+def require_room(connection: Connection, nbytes: int) -> None:
+    """Return if there is room beside the values that are in their metadata, which the server does not count.
+
+    They count where they take more than a sixteenth of the store; it is looked at once in a while (``Inventory``).
+
+    Raises:
+        StoreFull: together with those, the store is full.
+    """
+    inventory = connection.inventory
+    beside = 0 if inventory is None else inventory.beyond()
+    if inventory is None or not beside:
+        return
+    status = connection.fullness()
+    if status.memory_used + beside + nbytes <= status.memory_limit:
+        inventory.spare()
+        return
+    raise StoreFull(
+        f"The store at {connection.peer} has no room for {nbytes} bytes: {status.memory_used} of "
+        f"{status.memory_limit} are in use, and some {beside} by {beside // IN_METADATA} small values in metadata.",
+        "Delete what nobody needs (vineyard-client list, gc --older-than), or give vineyardd a larger --size.",
+        requested=nbytes,
+        used=status.memory_used,
+        limit=status.memory_limit,
+    )
 
 
 def take_back(session: Session, noted: Sequence[Note]) -> None:
@@ -191,8 +225,10 @@ def with_room(session: Session, connection: Connection, store: Callable[[], Stor
     and who comes next tries before it collects, too. That somebody else was faster at collecting, or took the room that
     one has made, shows in what is in use; so a writer only gives up when nothing was freed and there is no room.
 
-    Where there are tiers, values leave that they have, and what finds no room goes to the disk. So nobody looks at the
-    whole store there more often than once in a while: all others would have to wait for that.
+    Where there are tiers, values leave that they have, and what finds no room goes to the disk.
+
+    Nothing is listed for it. Only who would fail otherwise looks, once in a while, at each value that the inventory
+    has: its memory may be garbage though no record says so.
     """
     try:
         return store()
@@ -205,8 +241,6 @@ def with_room(session: Session, connection: Connection, store: Callable[[], Stor
             return store()
         except StoreFull as error:  # what left was still read, or others were faster, or the room is in pieces
             full = error.with_traceback(None)
-    if session.tiers is not None and not session.may_look():
-        raise full
     with one_at_a_time(connection.memory, connection.deadline):
         tries = _TRIES
         while tries and (full.limit is None or full.requested <= full.limit):
@@ -214,13 +248,21 @@ def with_room(session: Session, connection: Connection, store: Callable[[], Stor
                 return store()
             except StoreFull as error:
                 full = error
-            freed = housekeeping.collect(session, connection)
-            status = connection.call(InstanceStatus())
+            freed = housekeeping.collect(session, connection, garbage=True)
+            if not freed and session.tiers is None and _may_look(connection):
+                freed = housekeeping.collect(session, connection)
+            status = connection.fullness()
             if freed or (full.used is not None and status.memory_used < full.used):
                 continue
             # There may be room and yet none in one piece.
             tries = tries - 1 if status.memory_used + full.requested <= status.memory_limit else 0
     raise full
+
+
+def _may_look(connection: Connection) -> bool:
+    """Whether to look at each value, for which others do not wait, but those who want room as well."""
+    inventory = connection.inventory
+    return inventory is None or inventory.may_look(_LOOK_AGAIN)
 
 
 def _made_room(session: Session, connection: Connection, full: StoreFull) -> bool:

@@ -81,7 +81,7 @@ def copy_here(local: Connection, remote: RemoteConnection, ref: ObjectRef, recor
 def _pull_blob(local: Connection, remote: RemoteConnection, number: int, making: Making) -> None:
     """Fetch a blob, and those that it shares with others there: a replica has all of them for itself."""
     meta = making.meta
-    making.start(copied=bool(meta.shared))
+    making.start(copied=bool(meta.shared), slow=True)
     payloads = [making.payload, *making.copies]
     for blob, payload in zip(meta.blobs, payloads):
         remote.fetch_into_file(blob, payload.size, local.store_fd(payload), payload.offset)

@@ -32,7 +32,7 @@ from .deadline import Deadline
 from .fds import OwnedFD
 from .parting import setting
 
-__all__ = ["PinFile", "one_at_a_time"]
+__all__ = ["LEDGER", "PinFile", "lock_byte", "one_at_a_time"]
 
 log = logging.getLogger("vineyard_client.io")
 
@@ -45,8 +45,9 @@ _FLOCK = struct.Struct("@hhqqi4x")
 # Offsets are signed: the highest bit, which tells a blob, goes, and the one below it must not be set with it.
 _OFFSETS = (1 << 62) - 1
 
-# Beyond all of them: the byte that who makes room locks against the others.
+# Beyond all of them: the bytes that who makes room, and who rewrites the ledger, lock against the others.
 _ROOM = 1 << 62
+LEDGER = _ROOM + 1
 
 _POLL = 0.01
 
@@ -130,7 +131,7 @@ def one_at_a_time(memory: Optional[int], deadline: Deadline) -> Iterator[None]:
     if memory is not None and sys.platform.startswith("linux"):
         try:
             file.take(os.open, f"/proc/self/fd/{memory}", os.O_RDWR | os.O_CLOEXEC)
-            while not _locked(file.fd) and not deadline.expired:
+            while not lock_byte(file.fd, _ROOM) and not deadline.expired:
                 time.sleep(_POLL)
         except OSError as error:
             log.debug("no lock on the store's memory: %s", error.strerror)
@@ -140,9 +141,14 @@ def one_at_a_time(memory: Optional[int], deadline: Deadline) -> Iterator[None]:
         file.close()
 
 
-def _locked(file: int) -> bool:
+def lock_byte(file: int, byte: int) -> bool:
+    """Lock a byte against all others, who have opened the file anew as well; return whether that worked.
+
+    Raises:
+        OSError: there are no such locks.
+    """
     try:
-        fcntl.fcntl(file, _F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _ROOM, 1, 0))
+        fcntl.fcntl(file, _F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0))
     except (BlockingIOError, PermissionError):  # either, says man 2 fcntl
         return False
     return True

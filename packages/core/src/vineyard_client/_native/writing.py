@@ -13,7 +13,6 @@ from .._wire.messages import (
     CreateData,
     DeleteData,
     DropBuffer,
-    InstanceStatus,
     Release,
     Request,
     Seal,
@@ -102,7 +101,7 @@ class Writing:
         return [self._blob(next(numbers) if buffer.nbytes else BLOB_BIT, buffer.nbytes) for buffer in buffers]
 
     def _full(self, error: StoreFull, nbytes: int) -> StoreFull:
-        status = self._connection.call(InstanceStatus())
+        status = self._connection.fullness()
         return StoreFull(
             f"The store at {self._connection.peer} has no room for {nbytes} bytes: "
             f"{status.memory_used} of {status.memory_limit} are in use.",

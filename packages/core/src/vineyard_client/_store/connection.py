@@ -31,6 +31,7 @@ from .._wire.messages import (
     Register,
     Release,
     Request,
+    StatusReply,
 )
 from ..exceptions import (
     ConnectionFailed,
@@ -41,6 +42,7 @@ from ..exceptions import (
 )
 from .conversation import NOT_VINEYARD, Conversation, Exchange, Hold
 from .debts import Debts
+from .inventory import Inventory
 
 __all__ = ["OLDEST_SERVER", "Connection", "Exchange", "Pin"]
 
@@ -127,6 +129,12 @@ class Connection:
 
     instance: InstanceReply
     most = MAX_FRAME
+
+    #: What this package has in the store, where that is noted.
+    inventory: Optional[Inventory] = None
+
+    #: Bytes in use that belong to no object which anybody put.
+    overhead = 0
 
     def __init__(
         self,
@@ -411,6 +419,11 @@ class Connection:
                 f"{getattr(error, 'strerror', None) or error}.",
                 "Drop values that are no longer needed, close files, or raise vm.max_map_count.",
             ) from error
+
+    def fullness(self) -> StatusReply:
+        """Ask how full the instance is with what was put there."""
+        found = self.call(InstanceStatus())
+        return found._replace(memory_used=max(0, found.memory_used - self.overhead))
 
     @property
     def memory(self) -> Optional[int]:

@@ -334,7 +334,7 @@ class Conversation:
             exchange.outcomes.append(outcome)  # before anything else can fail
         for index, store_fd in enumerate(announced):
             if len(parts.fds) == index:
-                parts.fds.append(self._new_fd())
+                parts.fds.append(self.owned_fd())
             self._take_fd(store_fd, parts.fds[index], deadline)
         parts.whole = True
 
@@ -352,7 +352,8 @@ class Conversation:
                     message = decoder.receive(piece)
         return message
 
-    def _new_fd(self) -> OwnedFD:
+    def owned_fd(self) -> OwnedFD:
+        """Return an owner for a descriptor, which is closed with this conversation."""
         fd = OwnedFD()
         self._closers.add(fd.close)
         return fd
@@ -377,7 +378,7 @@ class Conversation:
 
     def _pin_in(self, memory: OwnedFD) -> None:
         """Hold blobs, those that are held and those to come, on the store's memory, too."""
-        pin_file = PinFile.of(memory.fd, self._new_fd())
+        pin_file = PinFile.of(memory.fd, self.owned_fd())
         if pin_file is not None:
             for blob, mark in list(self._marks.items()):
                 if mark() is not None:

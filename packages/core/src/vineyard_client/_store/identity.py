@@ -1,10 +1,12 @@
 """Which store this is: a random identity that a store has for the life of its server.
 
-The first client of ours that comes to a store puts it there, as an object without memory::
+The first client of ours that comes to a store puts it there::
 
     typename     vineyard_client::Store
     version      of this form
     token        32 hex digits
+    memory       a blob of one byte, by which every client is handed the store's memory, also when that is full; not in
+                 what early releases put. That byte is left out of what is told to be in use.
 
 A path says little of who listens there: servers are restarted, and sockets replaced. So each connection looks, when it
 registers and together with that, whether the store is still the one that it was.
@@ -17,24 +19,43 @@ theirs.
 from __future__ import annotations
 
 import os
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
-from .._wire.messages import CreateData, DeleteData, GetData, ListData, Request
-from ..ids import is_token
+from .._wire.messages import (
+    CreateBuffer,
+    CreateData,
+    DeleteData,
+    DropBuffer,
+    GetData,
+    ListData,
+    Release,
+    Request,
+    Seal,
+)
+from ..exceptions import InvalidReference, StoreFull
+from ..ids import is_token, parse_id
 from .connection import Connection
+from .meta import blob_member
 
-__all__ = ["STORE", "Identity", "identify", "question"]
+__all__ = ["SIZE", "STORE", "Identity", "identify", "question"]
 
 STORE = "vineyard_client::Store"
 
 _VERSION = 1
 
+#: Bytes of its blob.
+SIZE = 1
+
+# Seconds to free that again, if it was for nothing.
+_GRACE = 1.0
+
 
 class Identity(NamedTuple):
-    """The object that says which store it is, and what it says."""
+    """The object that says which store it is, and what it says; ``blob`` is 0 if it has none."""
 
     number: int
     token: str
+    blob: int = 0
 
 
 Trees = Dict[int, Dict[str, Any]]
@@ -76,19 +97,41 @@ def _put(connection: Connection) -> Identity:
         "transient": True,
         "token": os.urandom(16).hex(),
     }
-    mine = connection.call(CreateData(tree))
+    mine, blob = _with_memory(connection, tree)
     found = _read(connection, connection.call(ListData(STORE)))
-    first = found[0] if found else Identity(mine, str(tree["token"]))
+    first = found[0] if found else Identity(mine, str(tree["token"]), blob)
     if first.number != mine:
         connection.call(DeleteData([mine]))
     return first
+
+
+def _with_memory(connection: Connection, tree: Dict[str, Any]) -> Tuple[int, int]:
+    """Store an identity with a blob, if there is a byte for it; return the ids of both."""
+    try:
+        blob: int = connection.call(CreateBuffer(SIZE)).id
+    except StoreFull:
+        return connection.call(CreateData(tree)), 0
+    try:
+        tree["memory"] = blob_member(blob, SIZE, connection.instance.instance_id)
+        _, number, _ = connection.call_all(Seal(blob), CreateData(tree), Release(blob))
+    except BaseException:
+        connection.renewed(_GRACE).outcomes(DropBuffer(blob))
+        raise
+    return number, blob
 
 
 def _read(connection: Connection, trees: Trees) -> List[Identity]:
     """Return the identities of this instance, the first one first; instances may see each other's objects."""
     here = connection.instance.instance_id
     return sorted(
-        Identity(number, tree["token"])
+        Identity(number, tree["token"], _blob(tree))
         for number, tree in trees.items()
         if is_token(tree.get("token")) and tree.get("instance_id") == here
     )
+
+
+def _blob(tree: Dict[str, Any]) -> int:
+    try:
+        return parse_id(tree["memory"]["id"])
+    except (InvalidReference, LookupError, TypeError):
+        return 0

@@ -18,7 +18,6 @@ from .._wire.messages import (
     DeleteData,
     DropBuffer,
     GetData,
-    InstanceStatus,
     ListData,
     Payload,
     Release,
@@ -28,6 +27,7 @@ from .._wire.messages import (
 from ..exceptions import DeadlineExceeded, ObjectNotFound, StoreFull, VineyardError
 from .connection import Connection, Exchange, Pin
 from .conversation import Conversation
+from .inventory import GONE, NEXT, SMALL, SMALL_GONE, STORED, TOMBSTONE_KEPT, WHOLE
 from .meta import TOMBSTONE, VALUE, ValueMeta
 
 __all__ = ["Chunk", "Drafting", "Making", "SharedGone"]
@@ -36,6 +36,9 @@ log = logging.getLogger("vineyard_client.objects")
 
 # Seconds that it may take to free what a call leaves that failed, on top of the call's own time.
 _GRACE = 1.0
+
+# Bytes that take long to write, so that a writer may well be killed meanwhile.
+_LARGE = 1 << 20
 
 Chunk = Union[bytes, memoryview]
 
@@ -75,6 +78,7 @@ class Making:
         # What frees it, and the conversation that it was handed to.
         self._freeing: Optional[Tuple[Exchange, Conversation]] = None
         self._late = False
+        self._noted = False
 
     @property
     def number(self) -> int:
@@ -97,17 +101,20 @@ class Making:
 
     def store_inline(self, content: bytes) -> None:
         """Store an object whose envelope is in its metadata; it is whole then."""
-        self._store(replace(self.meta, content=content, preview=self._preview.decode()).tree())
+        self.meta = replace(self.meta, content=content, preview=self._preview.decode())
+        self.store_shared()
 
     def store_shared(self) -> None:
         """Store an object that shares the blob of another one, which is pinned; it is whole then."""
         self._store(self.meta.tree())
+        self.note(WHOLE if self.meta.content is None else SMALL)
 
-    def start(self, *, copied: bool = False) -> None:
+    def start(self, *, copied: bool = False, slow: bool = False) -> None:
         """Store the metadata of an object whose blob is to be written.
 
         Args:
             copied: whether it gets blobs of its own for those that its original shares with others.
+            slow: whether it may take long to write it, however few bytes it has.
 
         Raises:
             StoreFull: there is no room.
@@ -124,13 +131,20 @@ class Making:
         self._pin = connection.pin(guard.id)
         self._pin.hold()
         self.meta = replace(self.meta, blob=blob.id, guard=guard.id)
+        self.note(NEXT)
         if copied:
             ids = []
             for nbytes in self.meta.sizes:
                 self._copies.append(Exchange(CreateBuffer(nbytes), alone=True))
                 ids.append(self._allocated(connection.run(self._copies[-1]), nbytes).id)
+                if connection.inventory is not None:
+                    connection.inventory.note_copy(self.meta, ids[-1], nbytes)
             self.meta = replace(self.meta, shared=tuple(ids))
+        elif self.meta.shared and connection.inventory is not None:
+            connection.inventory.note_shares(self.meta)
         self._store(self.meta.tree(), () if copied else self.meta.shared)
+        if slow or size >= _LARGE:
+            self.note(STORED)
 
     def _store(self, tree: Dict[str, Any], shared: Sequence[int] = ()) -> None:
         # The server takes any id for that of a member. So what is shared is looked for afterwards: if it is there, it
@@ -147,6 +161,13 @@ class Making:
         for sealed in self.connection.outcomes(*requests)[::2]:
             if isinstance(sealed, VineyardError):  # a mark may be lost already: _io.pinfile
                 raise sealed
+        self.note(WHOLE)
+
+    def note(self, kind: bytes) -> None:
+        """Note in the inventory what has become of the object."""
+        if self.connection.inventory is not None:
+            self._noted = True
+            self.connection.inventory.note(kind, 0 if kind == NEXT else self.number, self.meta)
 
     def let_go(self) -> None:
         """Let go of the guard: nobody is at work here any more. Idempotent."""
@@ -183,6 +204,8 @@ class Making:
         renewed = connection.renewed(grace)
         if not connection.usable:
             freeing = self._sure(renewed, freeing)
+        if freeing and isinstance(freeing[0], DropBuffer):
+            self._note_gone(renewed)  # first: see inventory
         exchange = Exchange(*freeing, lasting=True)
         # Sealing marks the blob as in use. If the view that had the mark is gone already, this lets go of it.
         sealed = renewed.pin(self.meta.blob) if self._before else None
@@ -198,7 +221,18 @@ class Making:
             # What was interrupted while it was finished may be sealed already.
             if isinstance(outcome, VineyardError) and not isinstance(request, Seal):
                 log.warning("%s: a part of an unfinished object stays: %s", connection.peer, outcome)
+            elif isinstance(request, CreateData) and renewed.inventory is not None:
+                renewed.inventory.note(TOMBSTONE_KEPT, outcome, self.meta)
+        if freeing and isinstance(freeing[-1], (DeleteData, Seal)):
+            self._note_gone(renewed)
         return True
+
+    def _note_gone(self, renewed: Connection) -> None:
+        """Note in the inventory that the object is gone, or is about to go, if it is noted there."""
+        if self._noted and renewed.inventory is not None and self.connection.same_server(renewed):
+            number = self._stored.outcomes[0] if self._stored is not None and self._stored.outcomes else 0
+            kind = GONE if self.meta.content is None else SMALL_GONE
+            renewed.inventory.note(kind, number if isinstance(number, int) else 0, self.meta)
 
     @property
     def _asked(self) -> Tuple[Optional[Exchange], ...]:
@@ -224,8 +258,11 @@ class Making:
 
         An object is told by its token; blobs are only freed at the server that made them.
         """
+        stored = None if self._unsure or self._stored is None else self._stored.outcomes[0]
         if self._unsure or any(isinstance(request, DeleteData) for request in freeing):
-            trees: Dict[int, Dict[str, Any]] = renewed.call(ListData(VALUE))
+            # Nothing but a list knows of an object whose id never came.
+            asked = ListData(VALUE) if stored is None else GetData([stored])
+            trees: Dict[int, Dict[str, Any]] = renewed.call(asked)
             numbers = [number for number, tree in trees.items() if tree.get("token") == self.meta.token]
             return [DeleteData(numbers)] if numbers else []
         return freeing if self.connection.same_server(renewed) else []
@@ -236,7 +273,7 @@ class Making:
             created: BufferReply = exchange.results()[0]
             return created
         self.undo()
-        status = self.connection.call(InstanceStatus())
+        status = self.connection.fullness()
         hint = "Delete what nobody needs (vineyard-client list), or give vineyardd a larger --size."
         if nbytes > status.memory_limit:
             hint = "The value is larger than the whole store: give vineyardd a larger --size."
@@ -286,7 +323,7 @@ class Drafting:
         """
         making = self._making
         connection = making.connection
-        making.start()
+        making.start(slow=True)
         position = 0
         for number, chunk in enumerate(chunks):
             if number not in left_to_fill:
@@ -318,6 +355,7 @@ class Drafting:
         """Make the object whole; before that, make the view private."""
         self._make_private()
         self._making.connection.call(Seal(self._making.payload.blob))
+        self._making.note(WHOLE)
         self._ended = True
         self._making.let_go()
 

@@ -60,6 +60,7 @@ __all__ = [
     "TOMBSTONE",
     "VALUE",
     "ValueMeta",
+    "blob_member",
     "check_labels",
 ]
 
@@ -185,7 +186,7 @@ class ValueMeta:
             members["blob"] = self.blob, self.own
             for position, blob in enumerate(zip(self.shared, self.sizes)):
                 members[f"shared_{position}"] = blob
-        return {**tree, **{name: _blob_member(*blob, self.instance_id) for name, blob in members.items()}}
+        return {**tree, **{name: blob_member(*blob, self.instance_id) for name, blob in members.items()}}
 
     @classmethod
     def read(cls, tree: Mapping[str, Any]) -> ValueMeta:
@@ -306,7 +307,7 @@ def _replicas(tree: Mapping[str, Any]) -> Tuple[str, ...]:
     return tuple(sorted(key[len(REPLICA_LABEL) :] for key in labels if key.startswith(REPLICA_LABEL) and labels[key]))
 
 
-def _blob_member(blob: int, size: int, instance_id: int) -> Tree:
+def blob_member(blob: int, size: int, instance_id: int) -> Tree:
     """Return the tree of a blob as a member of a metadata object."""
     return {
         "id": format_id(blob),

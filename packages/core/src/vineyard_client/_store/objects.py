@@ -30,25 +30,30 @@ Every object is told by its token: ids alone may belong to another object since 
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import replace
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from .._wire.messages import CreateData, DeleteData, GetData, ListData, Payload
 from .._wire.status import CODE_NOT_SEALED
 from ..exceptions import ObjectCorrupted, ObjectNotFound, ServerError, VineyardError
 from ..ids import format_id
 from .connection import Connection, Pin
+from .inventory import DELETED, DELETING, GONE, SMALL_GONE, TOMBSTONE_KEPT
 from .making import Chunk, Making
 from .meta import INLINE_LIMIT, TOMBSTONE, VALUE, ValueMeta
 
 __all__ = [
+    "BATCH",
     "COPY_LIMIT",
     "Envelope",
     "delete_object",
     "discard",
     "find_object",
+    "free",
     "incomplete_objects",
     "is_whole",
+    "is_tombstone",
     "list_objects",
     "open_object",
     "orphaned",
@@ -65,8 +70,8 @@ log = logging.getLogger("vineyard_client.objects")
 # of a mapping, and nothing stays pinned.
 COPY_LIMIT = 64 * 1024
 
-# Ids in one request for metadata: some hundred kilobytes of JSON.
-_BATCH = 10_000
+# Ids in one request, which takes the server some milliseconds; then others get their turns.
+BATCH = 100
 
 # The blobs that have a value's envelope: its own, and those that it shares.
 Envelope = Tuple[memoryview, ...]
@@ -302,19 +307,48 @@ def delete_object(connection: Connection, number: int, token: Optional[str]) -> 
         meta = None
     if meta is None or meta.content is not None:
         connection.call(DeleteData([number]))
+        if meta is not None:
+            _note(connection, SMALL_GONE, number, meta)
         return True
+    this_delete = int.from_bytes(os.urandom(8), "little")
+    _note(connection, DELETING, this_delete, meta)
     tombstone, trees = connection.call_all(CreateData(meta.tree(TOMBSTONE)), GetData([number]))
     if number not in trees:
         # Somebody else has deleted it meanwhile, and the blob may be gone: of such a one the server says for ever that
         # it is in use.
         connection.call(DeleteData([tombstone]))
+        _note(connection, DELETED, this_delete, meta)
         return False
     if not any(connection.in_use(meta.blobs, after=[DeleteData([number])])):
         connection.call(DeleteData([tombstone]))
+    else:
+        _note(connection, TOMBSTONE_KEPT, tombstone, meta)
+    _note(connection, GONE, number, meta)
+    _note(connection, DELETED, this_delete, meta)
     return True
 
 
+def _note(connection: Connection, kind: bytes, number: int, meta: ValueMeta) -> None:
+    if connection.inventory is not None:
+        connection.inventory.note(kind, number, meta)
+
+
+def free(connection: Connection, garbage: Mapping[int, ValueMeta]) -> None:
+    """Free objects that nobody can have found, a few at a time."""
+    numbers = list(garbage)
+    for start in range(0, len(numbers), BATCH):
+        some = numbers[start : start + BATCH]
+        connection.call(DeleteData(some))
+        for number in some:
+            _note(connection, GONE, number, garbage[number])
+
+
 # ---- what is there
+
+
+def is_tombstone(connection: Connection, number: int) -> bool:
+    """Tell whether an id is that of what keeps a deleted value."""
+    return bool(connection.call(GetData([number])).get(number, {}).get("typename") == TOMBSTONE)
 
 
 def list_objects(connection: Connection, typename: str = VALUE) -> List[Tuple[int, ValueMeta]]:
@@ -379,7 +413,7 @@ def unread_tombstones(connection: Connection, objects: Sequence[Tuple[int, Value
 def _sealed(connection: Connection, blobs: Sequence[int]) -> Dict[int, Dict[str, Any]]:
     """Return those blobs that are sealed; of others the server says that they do not exist."""
     found: Dict[int, Dict[str, Any]] = {}
-    for start in range(0, len(blobs), _BATCH):
-        trees: Dict[int, Dict[str, Any]] = connection.call(GetData(blobs[start : start + _BATCH]))
+    for start in range(0, len(blobs), BATCH):
+        trees: Dict[int, Dict[str, Any]] = connection.call(GetData(blobs[start : start + BATCH]))
         found.update(trees)
     return found
