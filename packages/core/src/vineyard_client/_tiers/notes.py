@@ -327,9 +327,12 @@ class Notes:
 
     def touch(self, kind: str, name: str) -> None:
         """Note that a value is read now; if there is no note, there is nothing to note."""
-        # It is another user's, perhaps; it only changes what leaves a full store first.
-        with suppress(OSError):
-            os.utime(self._path(kind, name))
+        # With each get, so in the way that costs the least. It is another user's, perhaps, and changes nothing but what
+        # leaves a full store first.
+        try:
+            os.utime(f"{self.folder}/{kind}/{name}")
+        except OSError:
+            return
 
     def names(self, kind: str) -> List[str]:
         """Return the names of all files of a kind, those that are being written left out."""
