@@ -6,6 +6,7 @@ The tests of this module stand in the order of a host's life and share one.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -21,6 +22,9 @@ HERE = Path(__file__).parent
 NAME, NETWORK, BUCKET = "deploy-e2e-host", "deploy-e2e-host", "deploy-e2e-host-bucket"
 UNITS = ("vineyardd", "vineyard-agent")
 VALUES = 8
+
+# Of the host, which is Debian 12.
+PYTHON = "3.11"
 
 # The README's steps: the first one writes the units, the others are root's on the host.
 (STEPS, AGENT_STEPS) = [
@@ -94,7 +98,8 @@ class Host:
 def host(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """The host with both units, as the README says."""
     clone = tmp_path_factory.mktemp("clone")
-    small = STEPS[0].replace("vineyardd_size=8Gi", "vineyardd_size=256Mi --set tier=s3://values/of-hosts")
+    settings = ("vineyardd_size=256Mi", "tier=s3://values/of-hosts", f"python_version={PYTHON}")
+    small = STEPS[0].replace("vineyardd_size=8Gi", " --set ".join(settings))
     assert small != STEPS[0]
     Project(engine, clone, "units", {}).step(small)
     engine.stand_in("e2e/host:1", HERE / "images" / "host")
@@ -200,3 +205,17 @@ def test_the_host_is_shut_down(host: Host, references: str) -> None:
         host.wait(unit, "active")
     for lines in (references, more):
         assert host.python(GET, input=lines).strip() == str(VALUES)
+
+
+def test_metadata_in_etcd(host: Host) -> None:
+    """The third unit runs as it is written, and the store says that its metadata are there."""
+    host.run("install", "-m", "644", "/root/units/vineyard-etcd.service", "/etc/systemd/system/")
+    host.run("sed", "--in-place", "s/^VINEYARDD_META=.*/VINEYARDD_META=etcd/", "/etc/vineyard/vineyardd.env")
+    host.run("bash", "-c", "systemctl daemon-reload && systemctl enable --now vineyard-etcd")
+    out = host.run("bash", "-c", "systemd-analyze verify --man=no /etc/systemd/system/vineyard-etcd.service 2>&1")
+    assert "etcd" not in out, out
+    host.run("systemctl", "restart", "vineyardd")
+    command = ("/opt/airflow/venv/bin/vineyard-client", "status", "--socket", "/run/vineyard/vineyard.sock", "--json")
+    assert json.loads(host.run(*command, user="airflow"))["metadata"] == "etcd"
+    for unit in (*UNITS, "vineyard-etcd"):
+        assert host.is_active(unit) == "active", host.log()
