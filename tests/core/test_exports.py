@@ -26,7 +26,7 @@ PUBLIC = {
     "EmbeddedServer": "start stop socket log",
     "Explanation": "arrives complete patterns refusals type types",
     "Finding": "kind what remedy",
-    "ObjectInfo": "ref summary labels created host socket deleted type size memory origin replicas age",
+    "ObjectInfo": "ref summary labels created host socket deleted type size memory blobs origin replicas age",
     "ObjectRef": "id token endpoint type size copy to_json from_json",
     "Refusal": "name pattern reason remedy where",
     "Peer": "status look preview delete close",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import json
 import os
 import shutil
@@ -134,7 +135,7 @@ def test_gc(store: Any, rows: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "Freed 0 objects, 0 B.\n"
     assert subject.main(["gc", "--orphans", "--grace", "0s", "--dry-run"]) == 0
     header, line, total = capsys.readouterr().out.splitlines()
-    assert header.split() == ["ID", "SIZE", "REASON", "CREATED", "XCOM", "TYPE"]
+    assert header.split() == ["ID", "SIZE", "FREES", "REASON", "CREATED", "XCOM", "TYPE"]
     assert line.startswith(orphan["vineyard"]["id"]) and "etl r1 extract return_value" in line
     assert total.startswith("Would free 1 objects, ") and total.endswith(": 1 orphan.")
     assert subject.main(["gc", "--orphans", "--grace", "0s", "--json"]) == 0
@@ -142,9 +143,32 @@ def test_gc(store: Any, rows: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert (found["dry_run"], found["objects"]) == (False, 1)
     (freed,) = found["freed"]
     assert (freed["token"], freed["reason"]) == (orphan["vineyard"]["token"], "orphan")
-    assert found["bytes"] == freed["size"] > 0
+    assert found["bytes"] == freed["size"] == freed["frees"] > 0
     assert freed["labels"]["task_id"] == "extract"
     assert xcoms.get(kept) == (1, 2)
+
+
+def test_what_is_shared(store: Any, rows: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """A task returns what it received and more: it is counted once, and comes free with the last who has it."""
+    kept, first = put((1, 2)), put([memoryview(bytearray(1_000_000))])
+    second = put([*xcoms.get(first), memoryview(bytearray(100_000))])
+    gc.collect()
+    capsys.readouterr()
+    assert subject.main(["status", "--json"]) == 0
+    status = json.loads(capsys.readouterr().out)
+    assert 1_100_000 < status["xcoms"]["etl"]["bytes"] <= status["memory_used"] < 1_200_000
+    rows.update(row["vineyard"]["token"] for row in (kept, second))
+    assert subject.main(["gc", "--orphans", "--grace", "0s", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    (freed,) = found["freed"]
+    assert freed["size"] > 1_000_000 and found["bytes"] == freed["frees"] == 0
+    assert store.status().memory_used > 1_100_000
+    rows.remove(second["vineyard"]["token"])
+    assert subject.main(["gc", "--orphans", "--grace", "0s", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    (freed,) = found["freed"]
+    assert 1_100_000 < found["bytes"] == freed["frees"] < 1_200_000
+    assert store.status().memory_used < 10_000
 
 
 def test_gc_of_what_is_old(store: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -133,6 +133,8 @@ class ObjectInfo:
             object on another host.
         memory: bytes of the store that were taken for it; the rest of ``size`` it shares with values that were there
             already. None where it is not in a store of ours, or is native.
+        blobs: the pieces of the store's memory that it has: their ids, and the bytes of each. What several objects have
+            comes free with the last of them. Empty for what is in the metadata, native, or in no store.
     """
 
     ref: ObjectRef
@@ -146,6 +148,7 @@ class ObjectInfo:
     replicas: Tuple[str, ...] = ()
     age: Optional[timedelta] = field(default=None, compare=False)
     memory: Optional[int] = None
+    blobs: Mapping[str, int] = field(default_factory=dict, repr=False)
 
     @property
     def type(self) -> str:

@@ -200,13 +200,12 @@ def _gc(arguments: argparse.Namespace) -> int:
         trust_database=arguments.trust_database,
         thorough=arguments.thorough,
     )
-    # Objects with one token share their memory.
-    total = sum({found.info.ref.token: found.info.size for found in freed}.values())
+    total = sum(found.frees for found in freed)
     if arguments.json:
         rows = [_as_json(found) for found in freed]
         _print_json({"dry_run": arguments.dry_run, "objects": len(freed), "bytes": total, "freed": rows})
         return 0
-    header = ["ID", "SIZE", "REASON", "CREATED", "XCOM", "TYPE"]
+    header = ["ID", "SIZE", "FREES", "REASON", "CREATED", "XCOM", "TYPE"]
     if freed:
         _print_table([header, *map(_as_row, freed)])
     reasons = [found.reason for found in freed]
@@ -278,6 +277,7 @@ def _as_json(found: Freed) -> Dict[str, Any]:
         "token": info.ref.token,
         "type": info.type,
         "size": info.size,
+        "frees": found.frees,
         "created": info.created.isoformat(timespec="seconds"),
         "labels": dict(info.labels),
     }
@@ -288,7 +288,8 @@ def _as_row(found: Freed) -> List[str]:
     names = [info.labels.get(name, "") for name in ("dag_id", "run_id", "task_id", "key")]
     created = f"{info.created:%Y-%m-%d %H:%M:%S}"
     id = info.ref.id if info.ref.copy is None else "-"
-    return [id, _bytes(info.size), found.reason, created, " ".join(filter(None, names)) or "-", info.type]
+    xcom = " ".join(filter(None, names)) or "-"
+    return [id, _bytes(info.size), _bytes(found.frees), found.reason, created, xcom, info.type]
 
 
 def _bytes(number: float) -> str:

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, AbstractSet, Iterable, Iterator, List, Optional, Sequence, Set
@@ -76,10 +77,12 @@ class Freed:
     Attributes:
         info: what the store knew of it.
         reason: ``orphan``, or one of core's: ``expired``, ``deleted``, ``writer died``, ``original gone``.
+        frees: bytes that come free with it; what it shares with objects that stay does not.
     """
 
     info: ObjectInfo
     reason: str
+    frees: int
 
 
 def free_unneeded(
@@ -128,8 +131,8 @@ def free_unneeded(
             dry_run=dry_run,
             trust_database=trust_database,
         )
-        there = [info for info in found if info.type != COPY]
-        freed += [Freed(info, ORPHAN) for info in there if dry_run or client.delete(info.ref)]
+        there = _weighed(client, [info for info in found if info.type != COPY])
+        freed += [each for each in there if dry_run or client.delete(each.info.ref)]
         freed += _free_copies(client, [info for info in found if info.type == COPY], freed, ORPHAN, dry_run)
     elif older_than is not None:
         labels = {DEPLOYMENT_LABEL: settings.deployment}
@@ -139,12 +142,12 @@ def free_unneeded(
             _copies(client, settings.deployment, dag_id), now=datetime.now(timezone.utc), min_age=older_than
         )
         for action in client.collect(older_than=older_than, labels=labels, dry_run=dry_run, thorough=thorough):
-            freed.append(Freed(action.info, action.reason))
+            freed.append(Freed(action.info, action.reason, action.frees))
         freed += _free_copies(client, copies, freed, _EXPIRED, dry_run)
     # Last, so that it also frees the memory of what was deleted above and is not read any more.
     known = {found.info.ref.id for found in freed}
     freed += [
-        Freed(action.info, action.reason)
+        Freed(action.info, action.reason, action.frees)
         for action in client.collect(dry_run=dry_run, thorough=thorough)
         if action.info.ref.id not in known
     ]
@@ -171,7 +174,20 @@ def _free_copies(
             SavedCopy(str(info.ref.copy), info.size, info.created.timestamp(), info.socket) for info in copies
         )
     gone = {found.info.ref.token for found in freed}
-    return [Freed(info, reason) for info in copies if info.ref.token not in gone]
+    return [Freed(info, reason, info.size) for info in copies if info.ref.token not in gone]
+
+
+def _weighed(client: Client, orphans: Sequence[ObjectInfo]) -> List[Freed]:
+    """Return orphans with what each frees: a piece of memory comes free with the last object that has it."""
+    having: Counter[str] = Counter()
+    for info in client.list() if orphans else ():
+        having.update(info.blobs.keys())
+    freed = []
+    for info in orphans:
+        having.subtract(info.blobs.keys())
+        frees = sum(nbytes for blob, nbytes in info.blobs.items() if having[blob] <= 0)
+        freed.append(Freed(info, ORPHAN, frees if info.blobs else info.size))
+    return freed
 
 
 def find_orphans(

@@ -114,13 +114,12 @@ def _few(items: Iterable[Item]) -> Optional[List[Item]]:
 def _shares(infos: Iterable[ObjectInfo], deployment: str) -> Tuple[Dict[str, Share], Share]:
     xcoms: Dict[str, Share] = defaultdict(lambda: Share(0, 0))
     others = Share(0, 0)
-    counted: Set[str] = set()
+    counted: Set[str] = set()  # what several objects share belongs to the first of them
     for info in infos:
         if NOTE_LABEL in info.labels:
             continue  # it says whose database it is
-        # Objects with one token share their memory.
-        size = 0 if info.ref.token in counted else info.size
-        counted.add(info.ref.token)
+        size = sum(nbytes for blob, nbytes in info.blobs.items() if blob not in counted) if info.blobs else info.size
+        counted.update(info.blobs)
         if info.labels.get(DEPLOYMENT_LABEL) == deployment:
             dag_id = info.labels.get("dag_id", "")
             xcoms[dag_id] = _plus(xcoms[dag_id], size)

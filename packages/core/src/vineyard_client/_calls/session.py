@@ -235,6 +235,7 @@ def described(ref: ObjectRef, meta: ValueMeta, where: str) -> ObjectInfo:
         origin=meta.origin,
         replicas=meta.replicas,
         memory=meta.memory,
+        blobs={format_id(blob): nbytes for blob, nbytes in meta.pieces.items()},
     )
 
 
