@@ -180,7 +180,7 @@ def _free_copies(
 def _weighed(client: Client, orphans: Sequence[ObjectInfo]) -> List[Freed]:
     """Return orphans with what each frees: a piece of memory comes free with the last object that has it."""
     having: Counter[str] = Counter()
-    for info in client.list() if orphans else ():
+    for info in client.list(noted=True) if orphans else ():
         having.update(info.blobs.keys())
     freed = []
     for info in orphans:
