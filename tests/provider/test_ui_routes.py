@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, Optional, Tuple
 
 import pytest
+from vineyard_testing import until
+from vineyard_testing.ports import free_port
+from vineyard_testing.vineyardds import with_rpc
 
 from airflow_provider_vineyard import version_compat
 
@@ -179,6 +187,18 @@ def test_roles(airflow: Any, store: Any, rows: Any, readable: Any, options: Any)
     assert ("vineyard.delete_value", "etl", "extract", "user") in [tuple(each) for each in logged]
 
 
+def test_what_a_value_shares(airflow: Any, store: Any, rows: Any, readable: Any) -> None:
+    """Besides its size a value has the memory that was taken for it; the rest was there already."""
+    from airflow_provider_vineyard.xcom import store as xcoms
+
+    row = put(b"x" * 3_000_000)
+    rows(row)
+    rows(put(xcoms.get(row)), key="again")
+    found = {each["key"]: each for each in get(airflow, "/api/values")[1]["values"]}
+    assert {each["size"] for each in found.values()} == {row["vineyard"]["size"]}
+    assert found["again"]["memory"] <= found["return_value"]["memory"] == row["vineyard"]["size"]
+
+
 def test_only_ones_own_dags(airflow: Any, store: Any, rows: Any, readable: Any) -> None:
     """The list, the sums and single values are those of the DAGs that somebody may read."""
     rows(put(b"x" * 100_000))
@@ -210,8 +230,6 @@ def test_a_forged_endpoint_is_connected_to_by_nobody(
     airflow: Any, store: Any, rows: Any, readable: Any, options: Any
 ) -> None:
     """Not without peers, and not where they do not list it."""
-    import socket
-
     row = put(b"x" * 100_000)
     assert store.delete(store.reference(row["vineyard"]["id"]))
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -326,3 +344,102 @@ def test_what_goes_wrong_stops_no_web_server(options: Any) -> None:
         off = plugin()
         kinds = (off.fastapi_apps, off.react_apps, off.flask_blueprints, off.appbuilder_views)
         assert not any((*kinds, off.global_operator_extra_links))
+
+
+def test_values_of_another_host(
+    airflow: Any, store: Any, rows: Any, readable: Any, options: Any, tmp_path: Path
+) -> None:
+    """They are looked at, shown and freed over the network, where peers lists their host."""
+    with with_rpc(tmp_path) as (path, endpoint):
+        options(ipc_socket=path, rpc_endpoint=endpoint)
+        rows(put({"there": "x" * 100_000}))
+        options(ipc_socket=store.socket, rpc_endpoint="", peers="127.0.0.1:*")
+        found = get(airflow, value_of())[1]
+        assert (found["state"], found["store"], found["preview"]["kind"]) == ("there", endpoint, "tree")
+        assert get(airflow, "/api/values")[1]["values"][0]["state"] == "there"
+        shown = {each["name"]: each for each in get(airflow, "/api/stores")[1]["stores"]}
+        assert (shown[endpoint]["state"], shown[endpoint]["bytes"]) == ("up", found["size"])
+        freed = airflow.delete(f"/vineyard{value_of()}", headers={**token("admin"), "X-Vineyard": "1"})
+        assert (freed.status_code, freed.json()) == (200, {"freed": 1})
+        assert get(airflow, value_of())[1]["state"] == "gone"
+
+
+def test_hosts_that_do_not_answer(airflow: Any, store: Any, rows: Any, readable: Any, options: Any) -> None:
+    """Five are silent, one speaks something else, one is closed: the page comes, and Airflow's API goes on meanwhile.
+
+    As many pages are asked for at once as Airflow has threads for its API, and more.
+    """
+    options(ipc_socket=store.socket)
+    row = put(b"x" * 100_000)
+    rows(row, key="here")
+    with ExitStack() as opened:
+        listeners = [opened.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(5)]
+        endpoints = [f"127.0.0.1:{listener.getsockname()[1]}" for listener in listeners]
+        strange = opened.enter_context(served(airflow.app))
+        endpoints += [strange, f"127.0.0.1:{free_port()}"]
+        for endpoint in endpoints:
+            elsewhere = {**row["vineyard"], "endpoint": endpoint, "token": os.urandom(16).hex()}
+            rows({"vineyard": elsewhere}, key=endpoint)
+        options(ipc_socket=store.socket, peers="127.0.0.1:*")
+        with ThreadPoolExecutor(50) as pool:
+            paths = [f"http://{strange}/vineyard/api/{what}" for what in ("stores", "values")] * 25
+            pages = [pool.submit(fetched, path, token("viewer")) for path in paths]
+            answered = 0
+            while not all(page.done() for page in pages):
+                fetched(f"http://{strange}/api/v2/version", {})
+                answered += 1
+        assert answered > 1, "Airflow's API waited for the page"
+        for listener in listeners:  # each was asked, within the time that one may take
+            listener.settimeout(10)
+            listener.accept()[0].close()
+    states = {each["name"]: each["state"] for each in pages[0].result()["stores"] if not each["local"]}
+    assert states == dict.fromkeys(endpoints, "silent")
+    found = {each["key"]: each["state"] for each in pages[1].result()["values"]}
+    assert found == {"here": "there", **dict.fromkeys(endpoints, "silent")}
+
+
+@contextmanager
+def served(app: Any) -> Iterator[str]:
+    """Serve an application over the network, in one thread as Airflow does; yield where."""
+    import uvicorn
+
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, lifespan="off", log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        until(lambda: server.started, "it serves")
+        host, port = server.servers[0].sockets[0].getsockname()
+        yield f"{host}:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def fetched(url: str, headers: Dict[str, str]) -> Any:
+    """Return the JSON that is served there."""
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=120) as answer:
+        return json.load(answer)
+
+
+def test_of_200_000_values_a_page_is_shown(airflow: Any, store: Any, rows: Any, readable: Any, options: Any) -> None:
+    """Pages, filters and sums; no store is listed for it."""
+    from sqlalchemy import text
+
+    options(ipc_socket=store.socket)
+    row = put(b"x" * 100_000)
+    rows(row)
+    statement = (
+        "insert into xcom(dag_run_id, task_id, map_index, key, dag_id, run_id, value, timestamp) "
+        "with recursive n(i) as (select 0 union all select i + 1 from n where i < 199998) "
+        "select 1, 'many', i, 'return_value', 'etl', 'r1', :value, :now from n"
+    )
+    with version_compat.create_session() as session:
+        session.execute(text("PRAGMA foreign_keys=OFF"))
+        session.execute(text(statement), {"value": json.dumps(row), "now": NOW})
+    page = get(airflow, "/api/values")[1]
+    assert len(page["values"]) == 50 and page["next"]
+    assert {each["state"] for each in page["values"]} == {"there"}
+    (one,) = get(airflow, "/api/values?dag_id=etl&task_id=many&map_index=777")[1]["values"]
+    assert one["map_index"] == 777
+    (dag,) = get(airflow, "/api/sums")[1]["dags"]
+    assert (dag["objects"], dag["bytes"]) == (200_000, 200_000 * row["vineyard"]["size"])

@@ -245,7 +245,9 @@ def _presence(row: RowReference, sights: Sequence[places.Sight], reader: Reader)
     else:
         info = sights[0].info
         replicas = [] if info is None else list(info.replicas)
-        shown.update(state="there", store=sights[0].where, replicas=replicas)
+        taken = [None if sight.info is None else sight.info.memory for sight in sights]
+        memory = None if None in taken else sum(each for each in taken if each is not None)
+        shown.update(state="there", store=sights[0].where, replicas=replicas, memory=memory)
     saved = next((sight.durable for sight in sights if sight.durable), "")
     shown["safe"], shown["place"] = _safe(saved or row.durable)
     if shown["state"] == "gone" and (row.ref.copy is not None or shown["safe"] == "no"):

@@ -292,7 +292,7 @@ class Page {
       {},
       h("th", { scope: "row" }, this.where(value)),
       h("td", { "data-label": "What it is" }, value.type ? h("b", {}, value.type, " ") : null, value.text),
-      h("td", { "data-label": "Size", class: "size" }, bytes(value.size)),
+      h("td", { "data-label": "Size", class: "size" }, bytes(value.size), shares(value) ? h("small", {}, ` (${bytes(value.memory)} of its own)`) : null),
       at,
       kept,
       h("td", {}, button),
@@ -351,6 +351,7 @@ class Page {
     if (value.host) facts.push(["Put on", value.host]);
     facts.push(["Where", place(value)], ["Safe?", safe(value)]);
     if (value.replicas?.length) facts.push(["Copies on", value.replicas.join(", ")]);
+    if (shares(value)) facts.push(["Memory", `${bytes(value.memory)} of its own; the rest it shares with values that were there before`]);
     if (value.parts?.length) facts.push(["Parts", value.parts.map((part) => `${part.key}: ${part.type}, ${bytes(part.size)}`).join("; ")]);
     if (value.copy) facts.push(["Saved as", h("code", {}, value.copy)]);
     if (value.id) facts.push(["Object", h("code", {}, value.id)]);
@@ -435,4 +436,9 @@ function bar(label, whole, live, ended) {
     svg("rect", { class: "live", x: 0, y: 0, width: first, height: 10 }),
     svg("rect", { class: "ended", x: first, y: 0, width: Math.min(100 - first, width(ended)), height: 10 }),
   );
+}
+
+/** Tell whether a value takes less memory than it has bytes, because others have the rest as well. */
+function shares(value) {
+  return typeof value.memory === "number" && typeof value.size === "number" && value.memory < value.size;
 }
