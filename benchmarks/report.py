@@ -36,7 +36,9 @@ class Failed(Exception):
     """A peer did not manage something; the text says why."""
 
 
-def options(description: Optional[str], rounds: int, official: bool = False) -> argparse.Namespace:
+def options(
+    description: Optional[str], rounds: int, *, official: bool = False, airflow: bool = False
+) -> argparse.Namespace:
     """Read the command line that all benchmarks have; ``--sample`` is for the fresh processes that they start."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sample", nargs="+", help=argparse.SUPPRESS)
@@ -45,6 +47,8 @@ def options(description: Optional[str], rounds: int, official: bool = False) -> 
     parser.add_argument("--json", metavar="FILE", help="write the report there as JSON")
     if official:
         parser.add_argument("--official", metavar="PYTHON", help="an interpreter that has the official client")
+    if airflow:
+        parser.add_argument("--airflow", metavar="PYTHON", help="an interpreter that has Airflow and our packages")
     arguments = parser.parse_args()
     arguments.rounds = arguments.rounds or (1 if arguments.quick else rounds)
     return arguments

@@ -18,8 +18,8 @@ from page import write
 from report import environment
 
 HERE = Path(__file__).resolve().parent
-SUBJECTS = ("core", "scale", "migration", "xcoms", "pipelines")
-WITH_OFFICIAL, IN_AIRFLOW = ("core", "scale"), ("xcoms", "pipelines")
+SUBJECTS = ("core", "scale", "migration", "xcoms", "pipelines", "tiers")
+WITH_OFFICIAL, WITH_AIRFLOW, IN_AIRFLOW = ("core", "scale"), ("tiers",), ("xcoms", "pipelines")
 
 
 def main() -> None:
@@ -44,6 +44,7 @@ def main() -> None:
             python = options.airflow if subject in IN_AIRFLOW else sys.executable
             command = [python, str(HERE / f"{subject}.py"), f"--json={report.name}", *common]
             command += [f"--official={options.official}"] * (subject in WITH_OFFICIAL)
+            command += [f"--airflow={options.airflow}"] * (subject in WITH_AIRFLOW)
             subprocess.run(command, check=True, env=environment())
             reports[subject] = json.loads(Path(report.name).read_text(encoding="utf-8"))
         in_order = {name: reports[name] for name in SUBJECTS if name in reports}
