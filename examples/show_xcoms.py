@@ -1,4 +1,4 @@
-"""Show what the tasks of a DAG run handed on: what each XCom is, how large, where it lives, and what its row costs.
+"""Show what the tasks of a DAG run handed on: what each XCom is, how large, what it took, where it lives, its row.
 
 Run it where ``airflow`` runs, with the same AIRFLOW_HOME or configuration, after any DAG run::
 
@@ -6,7 +6,8 @@ Run it where ``airflow`` runs, with the same AIRFLOW_HOME or configuration, afte
     python examples/show_xcoms.py flights RUN_ID
 
 It reads Airflow's metadata database, whichever that is, and nothing else: the store is not asked. A value in vineyard
-is described by the reference in its row; a small value is the row, or in it beside a text.
+is described by the reference in its row; a small value is the row, or in it beside a text. A value that shares memory
+with others, because its task returned what it had received, took less than its size.
 """
 
 from __future__ import annotations
@@ -62,31 +63,33 @@ def readable(size: int) -> str:
     return f"{size:.1f} {unit}"
 
 
-def describe(row: Row) -> tuple[str, int, str]:
-    """Return what the XCom is, its size in bytes, and where it lives."""
+def describe(row: Row) -> tuple[str, int, int, str]:
+    """Return what the XCom is, its size and what it took, in bytes, and where it lives."""
     value = json.loads(row.text)
     if isinstance(value, dict) and set(value) == {"vineyard"}:
         reference = value["vineyard"]
         if "text" in reference:
-            return f"{reference['type']} {reference['text']}", reference["size"], "inline in the database"
-        what = f"{reference['type']} {reference['summary']}"
-        return what, reference["size"], f"vineyard on {reference['host']}, {reference['id']}"
-    return f"{type(value).__name__} {row.text}", len(row.text.encode()), "inline in the database"
+            what, size = f"{reference['type']} {reference['text']}", reference["size"]
+            return what, size, size, "inline in the database"
+        what, size = f"{reference['type']} {reference['summary']}", reference["size"]
+        return what, size, reference.get("memory", size), f"vineyard on {reference['host']}, {reference['id']}"
+    size = len(row.text.encode())
+    return f"{type(value).__name__} {row.text}", size, size, "inline in the database"
 
 
 def table(rows: list[Row]) -> str:
     """Return the rows as a table of text, with a line of totals."""
-    lines = [("TASK", "KEY", "WHAT IT IS", "SIZE", "WHERE IT LIVES", "DATABASE ROW")]
-    total = in_rows = 0
+    lines = [("TASK", "KEY", "WHAT IT IS", "SIZE", "TOOK", "WHERE IT LIVES", "DATABASE ROW")]
+    total = all_took = in_rows = 0
     for row in rows:
-        what, size, where = describe(row)
+        what, size, took, where = describe(row)
         row_size = len(row.text.encode())
-        total, in_rows = total + size, in_rows + row_size
+        total, all_took, in_rows = total + size, all_took + took, in_rows + row_size
         what = what if len(what) <= 44 else what[:43] + "…"
-        lines.append((row.task, row.key, what, readable(size), where, readable(row_size)))
-    lines.append((f"{len(rows)} XComs", "", "", readable(total), "", readable(in_rows)))
+        lines.append((row.task, row.key, what, readable(size), readable(took), where, readable(row_size)))
+    lines.append((f"{len(rows)} XComs", "", "", readable(total), readable(all_took), "", readable(in_rows)))
     widths = [max(map(len, column)) for column in zip(*lines)]
-    aligns = "<<<><>"
+    aligns = "<<<>><>"
     return "\n".join(
         "  ".join(f"{cell:{align}{width}}" for cell, align, width in zip(line, aligns, widths)).rstrip()
         for line in lines

@@ -117,7 +117,20 @@ def test_show_xcoms(run: Any, home: Any) -> None:
     script = Path(__file__).parents[2] / "examples" / "show_xcoms.py"
     heading, titles, *lines, totals = home.run("python", str(script), "behaviour").printed
     assert heading.startswith("behaviour, manual__")
-    assert titles.split() == ["TASK", "KEY", "WHAT", "IT", "IS", "SIZE", "WHERE", "IT", "LIVES", "DATABASE", "ROW"]
+    assert titles.split() == [
+        "TASK",
+        "KEY",
+        "WHAT",
+        "IT",
+        "IS",
+        "SIZE",
+        "TOOK",
+        "WHERE",
+        "IT",
+        "LIVES",
+        "DATABASE",
+        "ROW",
+    ]
     xcoms = home.xcoms("behaviour")
     assert len(lines) == len(xcoms)
     assert totals.startswith(f"{len(xcoms)} XComs")

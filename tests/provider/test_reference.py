@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any, Dict
 
@@ -44,6 +45,22 @@ ROW: Dict[str, Any] = {
         "owned": True,
     }
 }
+
+
+def test_what_it_shares() -> None:
+    """A row says what was taken for an object that shares the rest; one that shares nothing is what it always was."""
+    info = ObjectInfo(
+        REF, "10 rows × 2 columns", {}, datetime(2026, 11, 22, 11, 9, tzinfo=timezone.utc), "worker-1", ""
+    )
+    for memory in (None, REF.size):
+        row = RowReference.describe(REF, replace(info, memory=memory), origin=ORIGIN, owned=True)
+        assert row.to_json() == ROW
+    row = RowReference.describe(REF, replace(info, memory=1000), origin=ORIGIN, owned=True)
+    assert row.to_json() == {"vineyard": {**ROW["vineyard"], "memory": 1000}}
+    assert parse_row(row.to_json()) == row
+    for wrong in (-1, REF.size + 1, "1", None, True, 1.0):
+        with pytest.raises(InvalidReference, match="memory"):
+            parse_row({"vineyard": {**ROW["vineyard"], "memory": wrong}})
 
 
 VALUE: Dict[str, Any] = {

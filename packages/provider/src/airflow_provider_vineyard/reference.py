@@ -15,6 +15,8 @@ A row of version 1 refers to an object in vineyard::
         "origin": {"dag_id": …, "run_id": …, "task_id": …, "map_index": …, "key": …},   as far as Airflow told us
         "owned": true,                        whether the row's end is the object's end
         "durable": "no",                      whether it was saved when the row was written, for people; may be left out
+        "memory": 2870144,                    bytes that were taken for it, for people; left out unless it shares the
+                                              rest of its size with values that were there
         "parts": {"a": {"v": 1, "id": …}}     members of a dict that are objects of their own; often left out
     }}
 
@@ -109,7 +111,7 @@ _VALUE_VERSION, _COPY_VERSION = 2, 3
 
 _REF_FIELDS = frozenset({"v", "id", "token", "endpoint", "type", "size"})
 _OWN_FIELDS = frozenset({"summary", "host", "created", "origin", "owned"})
-_OPTIONAL_FIELDS = frozenset({"durable", "parts"})
+_OPTIONAL_FIELDS = frozenset({"durable", "memory", "parts"})
 _VALUE_FIELDS = frozenset({"v", "type", "text", "size", "host", "created", "origin", "content"})
 
 _HINT = (
@@ -224,6 +226,7 @@ class RowReference(NamedTuple):
         owned: whether the object ends with the row, and its parts.
         parts: those members of a dict that are objects of their own.
         durable: whether it was saved when the row was written, for people; empty if the row does not say.
+        memory: bytes that were taken for it, for people; None if it shares nothing.
     """
 
     ref: ObjectRef
@@ -234,6 +237,7 @@ class RowReference(NamedTuple):
     owned: bool = True
     parts: Mapping[str, ObjectRef] = MappingProxyType({})
     durable: str = ""
+    memory: Optional[int] = None
 
     @classmethod
     def describe(
@@ -251,7 +255,8 @@ class RowReference(NamedTuple):
         created = info.created.isoformat(timespec="seconds")
         ref = replace(ref, type=printable(ref.type, _TEXT_LIMIT))
         summary, durable = printable(info.summary, _SUMMARY_LIMIT), printable(durable, _SUMMARY_LIMIT)
-        return cls(ref, summary, info.host, created, origin, owned, durable=durable)
+        memory = info.memory if owned and info.memory is not None and info.memory < ref.size else None
+        return cls(ref, summary, info.host, created, origin, owned, durable=durable, memory=memory)
 
     def with_parts(self, length: int, parts: Mapping[str, ObjectRef]) -> RowReference:
         """Return the row for a dict some of whose members are objects of their own.
@@ -263,7 +268,7 @@ class RowReference(NamedTuple):
         named = ", ".join(f"{key} {part.type}" for key, part in parts.items())
         summary = printable(f"dict of {length} {'item' if length == 1 else 'items'}, with {named}", _SUMMARY_LIMIT)
         size = self.ref.size + sum(part.size for part in parts.values())
-        return self._replace(ref=replace(self.ref, size=size), summary=summary, parts=parts)
+        return self._replace(ref=replace(self.ref, size=size), summary=summary, parts=parts, memory=None)
 
     @property
     def alone(self) -> ObjectRef:
@@ -282,6 +287,8 @@ class RowReference(NamedTuple):
         }
         if self.durable:
             fields["durable"] = self.durable
+        if self.memory is not None:
+            fields["memory"] = self.memory
         if self.parts:
             fields["parts"] = {key: part.to_json() for key, part in self.parts.items()}
         return {ROW_KEY: fields}
@@ -310,8 +317,10 @@ class RowReference(NamedTuple):
         if type(parts) is not dict or len(parts) > PARTS_LIMIT:
             raise _invalid(f"its parts are not an object with at most {PARTS_LIMIT} references")
         parts = {key: _object_ref(part) for key, part in parts.items()}
-        durable = data.get("durable", "")
-        return cls(ref, data["summary"], data["host"], data["created"], origin, data["owned"], parts, durable)
+        durable, memory = data.get("durable", ""), data.get("memory")
+        if "memory" in data and (type(memory) is not int or not 0 <= memory <= ref.size):
+            raise _invalid("its memory is not a number of bytes, at most its size")
+        return cls(ref, data["summary"], data["host"], data["created"], origin, data["owned"], parts, durable, memory)
 
 
 class RowValue(NamedTuple):
