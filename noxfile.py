@@ -57,7 +57,7 @@ NEWEST_TESTS = (
 )
 
 # The releases of vineyardd that `servers` tests core against; all other sessions run the newest, 0.24.2.
-SERVERS = ("0.14.6", "0.14.8", "0.16.5", "0.18.2", "0.20.2", "0.22.2")
+SERVERS = ("0.13.1", "0.14.6", "0.14.8", "0.16.5", "0.18.2", "0.20.2", "0.22.2")
 
 # Whole sessions run a pytest per processor, which take files from each other: their tests share nothing, and wait for
 # servers and other processes about as long as they compute. What takes long is told, before all of them do.

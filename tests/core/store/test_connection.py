@@ -54,12 +54,12 @@ def test_registering() -> None:
     "reply, kind, text",
     [
         (
-            {**REGISTERED, "version": "0.13.9"},
+            {**REGISTERED, "version": "0.13.0"},
             UnsupportedVersion,
-            "vineyardd at scripted is 0.13.9; this client needs 0.14.6 or newer. "
+            "vineyardd at scripted is 0.13.0; this client needs 0.13.1 or newer. "
             "Upgrade the server (pip install --upgrade vineyard-bdist).",
         ),
-        ({**REGISTERED, "version": "0.14"}, UnsupportedVersion, "vineyardd at scripted is 0.14; this client needs"),
+        ({**REGISTERED, "version": "0.13"}, UnsupportedVersion, "vineyardd at scripted is 0.13; this client needs"),
         ({"type": "register_reply", "instance_id": 0}, UnsupportedVersion, "vineyardd at scripted is 0.0.0"),
         ({**REGISTERED, "version": "newest"}, ProtocolError, "scripted calls its version 'newest'."),
         ({"type": "hello"}, ProtocolError, "scripted: The server answered register_request with 'hello'. Check that"),
@@ -78,7 +78,7 @@ def test_registering_fails(reply: Any, kind: type, text: str) -> None:
     assert stream.closed
 
 
-@pytest.mark.parametrize("version", ["0.14.6", "0.24.2", "1.0.0", "0.14.6.1"])
+@pytest.mark.parametrize("version", ["0.13.1", "0.24.2", "1.0.0", "0.14.6.1"])
 def test_versions_that_will_do(version: str) -> None:
     """The oldest tested server, and every newer one."""
     stream = ScriptedStream({**REGISTERED, "version": version}, registered=None)
@@ -105,6 +105,19 @@ def test_a_long_pipeline() -> None:
     assert connection.call_all(*[Exists(i) for i in range(200)]) == [bool(i % 2) for i in range(200)]
     replies_read = [i // 2 for i in range(len(sent_before_reply))]  # each reply is a length and a body
     assert max(sent - 1 - read for sent, read in zip(sent_before_reply, replies_read)) <= 64
+
+
+def test_a_server_that_answers_out_of_turn() -> None:
+    """Early releases are asked one thing at a time, also what is behind an exception."""
+    steps = (EXISTS, SEALED, KeyboardInterrupt(), {**EXISTS, "exists": False}, EXISTS)
+    connection = Connection(ScriptedStream({**REGISTERED, "version": "0.14.5"}, *steps, registered=None), timeout=UNIT)
+    sent: List[int] = []
+    receive = script(connection).receive
+    script(connection).receive = lambda *a: (sent.append(len(types(connection))), receive(*a))[1]  # type: ignore
+    with pytest.raises(KeyboardInterrupt):
+        connection.call_all(Exists(1), Seal(2), Exists(3))
+    assert connection.call(Exists(4))
+    assert sorted(set(sent)) == [1, 2, 3, 4] and not script(connection).steps
 
 
 def test_refusals_in_a_pipeline() -> None:

@@ -10,6 +10,11 @@ not called in a Celery worker at all, and not before 2.5. One thing is the same 
 Python's own, ``os.register_at_fork``, and modules are imported right before the first fork of the process, when all
 that it consists of is loaded.
 
+Where a LocalExecutor has its workers from CPython's *fork server*, which is so by default on CPython 3.14 and wherever
+``[core] mp_start_method`` says so, the scheduler forks nothing: the fork server is a new interpreter, which is asked to
+import the module ``ahead`` before it forks the first worker. Workers that are *spawned* are new interpreters as well,
+each of which forks its tasks: what is imported before the first of them, its others have for nothing.
+
 Invariants:
 
 - Only a process that forks tasks imports anything; a task that starts with a new interpreter, as with Kubernetes, would
@@ -30,12 +35,15 @@ from typing import Iterable, List, Sequence, Tuple
 
 from airflow_provider_vineyard import settings
 
-__all__ = ["arrange", "forks_tasks", "load"]
+__all__ = ["arrange", "forks_tasks", "load", "load_named"]
 
 log = logging.getLogger(__name__)
 
 _SCHEDULER = ("scheduler",)
 _CELERY_WORKER = ("celery", "worker")
+
+# What a fork server imports by default, the program, and what it is to import for us.
+_AHEAD = ["__main__", "airflow_provider_vineyard.ahead"]
 
 # Needed by each task that takes a value out of vineyard, whatever the operators name; the last to be loaded.
 _CORE = "vineyard_client"
@@ -51,6 +59,10 @@ def arrange() -> None:
     if _command(arguments) and not _waiting:
         _waiting.append(arguments)
         os.register_at_fork(before=_before_fork)
+        if _command(arguments) == _SCHEDULER:
+            from multiprocessing import set_forkserver_preload
+
+            set_forkserver_preload(_AHEAD)  # it is not asked for unless such workers are
 
 
 def forks_tasks(arguments: Sequence[str], executor: str) -> bool:
@@ -94,10 +106,17 @@ def _command(arguments: Sequence[str]) -> Tuple[str, ...]:
     return ()
 
 
+def load_named() -> None:
+    """Import what the option names, if the executor of the scheduler has its tasks forked."""
+    _import_for(_SCHEDULER)
+
+
 def _before_fork() -> None:
-    if not _waiting:
-        return
-    arguments = _waiting.pop()
+    if _waiting:
+        _import_for(_waiting.pop())
+
+
+def _import_for(arguments: Sequence[str]) -> None:
     try:
         names = settings.preload_modules()
         if not names or not forks_tasks(arguments, settings.executor()):

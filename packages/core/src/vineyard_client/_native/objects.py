@@ -197,7 +197,7 @@ def _token(number: int, tree: Mapping[str, Any]) -> str:
     if not isinstance(parts[1], str) or not all(isinstance(part, int) and part > 0 for part in parts[2:]):
         raise ObjectCorrupted(
             f"The object {format_id(number)} has no typename, signature or time of its own: {parts[1:]!r:.120}.",
-            "It was not made by a vineyardd that this client knows (0.14.6 or newer).",
+            "It was not made by a vineyardd that this client knows (0.13.1 or newer).",
         )
     return hashlib.sha256(json.dumps(["vineyard_client.native", *parts]).encode()).hexdigest()[:32]
 

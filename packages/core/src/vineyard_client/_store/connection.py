@@ -48,9 +48,9 @@ __all__ = ["OLDEST_SERVER", "Connection", "Exchange", "Pin"]
 
 log = logging.getLogger("vineyard_client.connection")
 
-# The oldest release that is tested. Those before answer what waits for metadata after what was asked later, and we take
-# replies in the order of the requests.
-OLDEST_SERVER = (0, 14, 6)
+# The oldest release that is tested, and the oldest that answers in turn: those before answer what waits for metadata,
+# such as a delete, after what was asked later.
+OLDEST_SERVER, _IN_TURN = (0, 13, 1), (0, 14, 6)
 
 # Requests that are sent before the first reply is read. They, and the replies, must fit into the socket's buffers (208
 # KiB each by default on Linux), or both ends wait for each other to read.
@@ -179,7 +179,7 @@ class Connection:
 
     def _take_in(self, exchange: Exchange) -> None:
         for instance in raise_refusals(exchange.outcomes[:1]):
-            _check_version(instance.version, self.peer)
+            self.conversation.one_by_one = _version(instance.version, self.peer) < _IN_TURN
             self.instance = instance
 
     def until(self, deadline: Deadline) -> Connection:
@@ -489,7 +489,7 @@ def raise_refusals(results: List[Any]) -> List[Any]:
     return results
 
 
-def _check_version(text: str, peer: str) -> None:
+def _version(text: str, peer: str) -> Tuple[int, ...]:
     try:
         version = tuple(int(part) for part in text.split(".")[:3])
     except ValueError:
@@ -499,3 +499,4 @@ def _check_version(text: str, peer: str) -> None:
             f"vineyardd at {peer} is {text}; this client needs {'.'.join(map(str, OLDEST_SERVER))} or newer.",
             "Upgrade the server (pip install --upgrade vineyard-bdist).",
         )
+    return version

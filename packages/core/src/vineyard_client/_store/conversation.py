@@ -28,7 +28,7 @@ import weakref
 from collections import deque
 from copy import copy
 from functools import partial
-from itertools import chain, compress, cycle, islice, repeat
+from itertools import accumulate, chain, compress, cycle, islice, repeat
 from typing import Any, Deque, Dict, Iterator, List, Optional, Set, Tuple, TypeVar, Union
 
 from .._forks import everywhere, generation, in_child, in_parent
@@ -105,6 +105,11 @@ class Exchange:
         """Whether all replies are there."""
         return len(self.outcomes) == len(self.requests)
 
+    @property
+    def ends(self) -> List[int]:
+        """Where in the data each request ends."""
+        return list(accumulate(len(encode_frame(request.message())) for request in self.requests))
+
     def results(self) -> List[Any]:
         """Return the outcomes.
 
@@ -175,6 +180,8 @@ class Conversation:
         self.shared = False
         #: Why the store's memory could not be taken.
         self.no_memory: Optional[NoDescriptorLeft] = None
+        #: Whether the server answers out of turn, so that it is asked only when it has answered.
+        self.one_by_one = False
         #: Whether the server's RPC is on, whose clients undo its marks.
         self.rpc = False
         self.pin_file: Optional[PinFile] = None
@@ -286,11 +293,16 @@ class Conversation:
         try:
             while self._open:
                 exchange = self._open[0]
-                self._send(exchange, deadline)
-                for follower in islice(self._open, 1, _UNREAD):
-                    self._send(follower, deadline)
-                for number in range(len(exchange.requests)):
-                    self._receive(exchange, number, deadline)
+                if self.one_by_one:
+                    for number, end in enumerate(exchange.ends):
+                        self._send(exchange, deadline, end)
+                        self._receive(exchange, number, deadline)
+                else:
+                    self._send(exchange, deadline)
+                    for follower in islice(self._open, 1, _UNREAD):
+                        self._send(follower, deadline)
+                    for number in range(len(exchange.requests)):
+                        self._receive(exchange, number, deadline)
                 for request, outcome in zip(exchange.requests, exchange.outcomes):
                     if isinstance(request, Release) and isinstance(outcome, VineyardError):
                         # The mark is gone with the blob, by somebody else's forced delete, or with the other of two
@@ -305,15 +317,16 @@ class Conversation:
             self.retire()
             raise
 
-    def _send(self, exchange: Exchange, deadline: Deadline) -> None:
-        if exchange.gone:
+    def _send(self, exchange: Exchange, deadline: Deadline, end: Optional[int] = None) -> None:
+        data = exchange.data[:end]
+        if sum(exchange.sent) >= len(data):
             return
-        if len(exchange.data) <= _SHORT and not exchange.begun and self._open[0] is exchange:
+        if len(data) <= _SHORT and not exchange.begun and self._open[0] is exchange:
             # Nothing else is unread, so what comes next is the reply to this.
             exchange.parts.append(_Parts())
-            self.stream.ask(exchange.data, _HEAD, deadline, exchange.sent, exchange.parts[0].bytes)
+            self.stream.ask(data, _HEAD, deadline, exchange.sent, exchange.parts[0].bytes)
         else:
-            self.stream.send(memoryview(exchange.data)[sum(exchange.sent) :], deadline, exchange.sent)
+            self.stream.send(memoryview(data)[sum(exchange.sent) :], deadline, exchange.sent)
 
     def _receive(self, exchange: Exchange, number: int, deadline: Deadline) -> None:
         """Take one reply and the fds behind it from the stream, or what is still missing of it."""
@@ -464,7 +477,7 @@ class Conversation:
         deadline = Deadline(0)
         try:
             self._ready()
-            if len(self._open) > _UNREAD:
+            if len(self._open) > _UNREAD or (self.one_by_one and any(len(one.requests) > 1 for one in self._open)):
                 return  # the next call reads what came
             try:
                 for exchange in islice(self._open, _UNREAD):

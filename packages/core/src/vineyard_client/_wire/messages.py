@@ -49,7 +49,7 @@ __all__ = [
 ]
 
 # What we claim to be when registering: the server only logs it, and refuses clients that claim to be newer than itself
-# by a major version. 0.14.6 is the oldest server this client is tested against.
+# by a major version. 0.13.1 is the oldest server this client is tested against.
 CLIENT_VERSION = "0.14.8"
 
 # Offsets in files are signed (man 2 lseek).
