@@ -102,6 +102,58 @@ def test_the_first_fork_imports(
     assert imported == ("+" if "named" in expected else None)
 
 
+# Workers as a LocalExecutor has them on CPython 3.14: each says what it found when it was forked.
+FORK_SERVER = """
+import json, multiprocessing, os, sys
+
+if __name__ == "__main__":
+    import airflow
+    from airflow_provider_vineyard.xcom import VineyardXCom
+
+    os.environ["AIRFLOW__CORE__EXECUTOR"] = os.environ["EXECUTOR"]
+    context = multiprocessing.get_context("forkserver")
+    answers = context.SimpleQueue()
+    for _ in range(2):
+        worker = context.Process(target=__import__("asked").tell, args=(answers,))
+        worker.start()
+        worker.join()
+    print(json.dumps([[answers.get() for _ in range(2)], sorted({"named", "other"} & set(sys.modules))]))
+"""
+
+ASKED = """
+import os, sys
+found = sorted({"named", "other", "vineyard_client"} & set(sys.modules))
+
+def tell(answers):
+    answers.put([found, os.environ.get("IMPORTED")])
+"""
+
+
+@pytest.mark.parametrize(
+    ("executor", "named", "expected"),
+    [
+        ("LocalExecutor", "named, other", [ALL, "+"]),
+        ("LocalExecutor", "", [[], None]),
+        ("CeleryExecutor", "named", [[], None]),
+    ],
+)
+def test_a_fork_server_imports(modules: Path, executor: str, named: str, expected: List[Any]) -> None:
+    """Where the scheduler has its workers from one, they are there for each worker, and imported only once."""
+    (modules / "asked.py").write_text(ASKED)
+    (modules / "scheduler.py").write_text(FORK_SERVER)
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(modules), os.environ.get("PYTHONPATH")])),
+        "EXECUTOR": executor,
+        "AIRFLOW__CORE__XCOM_BACKEND": "airflow_provider_vineyard.xcom.VineyardXCom",
+        "AIRFLOW__VINEYARD__PRELOAD": named,
+    }
+    command = [sys.executable, "-W", "ignore", str(modules / "scheduler.py"), *SCHEDULER]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == [[expected, expected], []]
+
+
 def test_what_cannot_be_imported_is_a_warning(
     modules: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
