@@ -133,7 +133,6 @@ def tell(answers):
     ("executor", "named", "expected"),
     [
         ("LocalExecutor", "named, other", [ALL, "+"]),
-        ("LocalExecutor", "", [[], None]),
         ("CeleryExecutor", "named", [[], None]),
     ],
 )
