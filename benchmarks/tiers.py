@@ -284,7 +284,7 @@ def _passed(place: Path, what: str, size: str, airflow: str, peer: str) -> List[
         backend = xcoms.STORAGE if peer == STORAGE else xcoms.OURS
         env = xcoms.environment(place, f"sqlite:///{place}/airflow.db", backend, str(place / "s"), str(folder))
         env.update(AIRFLOW__VINEYARD__TIER=str(folder), AIRFLOW__VINEYARD__DURABILITY="through")
-        env.update(AIRFLOW__VINEYARD__DISK_RESERVE="0%")
+        env.update(AIRFLOW__VINEYARD__DISK_RESERVE="0")
         put = take("xcom_put", rows, what, size, python=airflow, env=env)
         server.restart()
         return [*put, *take("xcom_get", rows, what, size, python=airflow, env=env)]
