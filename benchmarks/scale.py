@@ -2,7 +2,8 @@
 
 The store is filled with objects by us. Then each peer, in a fresh process and by turns, puts, gets and deletes five
 hundred more, and a sample is the median of one step. For throughput, so many processes at once put, get and delete a
-megabyte for some seconds, and a sample is what they did per second together.
+megabyte for some seconds, and a sample is what they did per second together. At last a bystander asks for the store's
+status all the time while somebody else looks at all of it, and a sample is the longest that it waited.
 
 Needs vineyard-client[server] in this interpreter; the official client joins in if ``--official PYTHON`` names an
 interpreter that has ``vineyard==0.24.2`` and ``setuptools<81``.
@@ -10,13 +11,16 @@ interpreter that has ``vineyard==0.24.2`` and ``setuptools<81``.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 import peers
 from report import OURS, Failed, Report, collect, environment, fresh, options
@@ -87,6 +91,58 @@ def by_objects(report: Report, pythons: Dict[str, str], rounds: int, counts: Lis
                 report.add(f"{count:,}", peer, taken if isinstance(taken, str) else [one[number] for one in taken])
 
 
+def longest_wait(place: str, seconds: str) -> str:
+    """Return the longest that a bystander waited for an answer in so many seconds; begin when connected."""
+    import vineyard_client as vc
+
+    longest = 0.0
+    with vc.Peer(place) as peer:
+        peer.status()
+        end = time.monotonic() + float(seconds)
+        while time.monotonic() < end:
+            asked = time.perf_counter()
+            peer.status()
+            longest = max(longest, time.perf_counter() - asked)
+    return str(longest)
+
+
+def waits(report: Report, rounds: int, count: int) -> None:
+    """Add the table of what others wait while somebody looks at the store."""
+    import vineyard_client as vc
+
+    size = count * (SIZE + 512) + (64 << 20)
+    with vc.EmbeddedServer(size=size) as server, vc.connect(server.socket, timeout=600) as client:
+        for _ in range(count):
+            client.put(bytes(SIZE))
+        rest = bytes(client.status().memory_limit - client.status().memory_used + 1)
+
+        def full() -> None:
+            with contextlib.suppress(vc.StoreFull):
+                client.put(rest)
+
+        work: Dict[str, Any] = {
+            "nothing": lambda: None,
+            "status": lambda: [client.status(), list(itertools.islice(client.list(noted=True), 5001))],
+            "gc": client.collect,
+            "a put on a full store": full,
+            "a list of everything": lambda: list(client.list()),
+        }
+        report.table("what others wait", f"The longest wait of a bystander, with {count:,} objects in the store.")
+        for name, does in work.items():
+            began = time.monotonic()
+            does()
+            seconds = str(time.monotonic() - began + 2.0)
+
+            def take(peer: str, does: Callable[[], object] = does, seconds: str = seconds) -> float:
+                with ThreadPoolExecutor(1) as pool:
+                    waited = pool.submit(fresh, sys.executable, __file__, "--sample", server.socket, seconds)
+                    time.sleep(1.0)
+                    does()
+                    return float(waited.result())
+
+            report.add(name, OURS, collect([OURS], rounds, take)[OURS])
+
+
 def throughput(pythons: Dict[str, str], processes: int, seconds: float, peer: str) -> float:
     """Return how many exchanges per second so many processes do together.
 
@@ -138,11 +194,13 @@ def main() -> None:
     """Take all samples and print the report."""
     arguments = options(__doc__, rounds=3, official=True)
     if arguments.sample:
-        print((exchanges if len(arguments.sample) == 3 else latencies)(*arguments.sample))
+        of_sample: Any = exchanges if len(arguments.sample) == 3 else latencies
+        print((of_sample if arguments.sample[0] in peers.PEERS else longest_wait)(*arguments.sample))
         return
     pythons = interpreters(arguments.official)
     report = Report("scale", "Many objects, many processes", "", arguments, "vineyard-client", "vineyard-bdist")
     by_objects(report, pythons, arguments.rounds, [count // 100 if arguments.quick else count for count in COUNTS])
+    waits(report, arguments.rounds, COUNTS[-1] // (100 if arguments.quick else 1))
     by_processes(report, pythons, arguments.rounds, 0.3 if arguments.quick else 2.0)
     report.finish(arguments.json)
 
