@@ -59,8 +59,8 @@ def plain(value: Any) -> Any:
 @pytest.mark.parametrize("release", RELEASES, ids=lambda path: path.stem)
 def test_values_of_an_earlier_release(store: vc.Client, release: Path) -> None:
     """Each is what it was, and goes with its memory when it is deleted."""
-    for module in ("numpy", "pandas"):
-        pytest.importorskip(module)
+    pytest.importorskip("numpy")
+    pytest.importorskip("pandas", "3", "earlier ones have other types for the texts and times of a frame, and say so")
     records = json.loads(release.read_text(encoding="utf-8"))["values"]
     assert records.keys() == VALUES.keys()
     for name, record in records.items():
