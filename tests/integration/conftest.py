@@ -10,6 +10,7 @@ import pytest
 from vineyard_testing.moments import Stage
 
 import vineyard_client as vc
+from vineyard_client._store import sharing
 
 
 @pytest.fixture
@@ -36,3 +37,21 @@ def stage() -> Iterator[Stage]:
         yield made
         made.other.close()
         gc.unfreeze()
+
+
+@pytest.fixture
+def left_as_it_was(client: vc.Client) -> Iterator[None]:
+    """Free what a test has put: the store is that of others, too."""
+    yield
+    gc.collect()
+    for info in list(client.list()):
+        client.delete(info.ref)
+    client.collect()
+
+
+@pytest.fixture(params=["pages", "bytes"])
+def told(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Once with what the kernel tells of pages, once where it tells nothing."""
+    if request.param == "bytes":
+        monkeypatch.setattr(sharing, "written", lambda stretches: None)
+    return str(request.param)
