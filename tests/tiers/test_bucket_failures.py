@@ -300,6 +300,7 @@ def test_deleted_while_the_service_is_down(service: FaultyService, faulty: Host)
 
 def test_agent_killed_in_the_middle(service: FaultyService, faulty: Host) -> None:
     """A put that waits for an agent which is killed goes on with the next one; so does a get."""
+    faulty.timeout = 3 * UNIT  # for which the next one is waited for
     faulty.start_agent()
     service.pause = 1.0
     done = []
