@@ -19,7 +19,10 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "benchmarks"
 # The tables of each subject that needs neither Airflow nor agents; `nox -s bench -- --quick` shows that the others run.
 TABLES = {
     "core": ["put", "get", "get and sum", "small values", "import", "put into new pages"],
-    "scale": ["put among many objects", "get among many objects", "delete among many objects", "many processes"],
+    "scale": [
+        *("put among many objects", "get among many objects", "delete among many objects"),
+        *("what others wait", "many processes"),
+    ],
     "migration": ["first read", "next reads"],
 }
 
