@@ -258,7 +258,7 @@ class Making:
 
         An object is told by its token; blobs are only freed at the server that made them.
         """
-        stored = None if self._unsure or self._stored is None else self._stored.outcomes[0]
+        stored = self._stored.outcomes[0] if self._stored is not None and self._stored.outcomes else None
         if self._unsure or any(isinstance(request, DeleteData) for request in freeing):
             # Nothing but a list knows of an object whose id never came.
             asked = ListData(VALUE) if stored is None else GetData([stored])
