@@ -6,7 +6,8 @@ A report is plain data, as it goes into JSON::
      "tables": [{"name": "put", "text": …, "unit": "s", "cases": {case: {peer: figures}}}]}
 
 where figures are ``{"median": …, "low": …, "high": …, "samples": […]}``, or ``{"fails": "why"}`` of a peer that cannot
-do it, which is a result too. The unit is "s", where less is better, or "1/s". ``page.py`` makes a page of such reports.
+do it, which is a result too. The unit is "s" or "×", where less is better, or "1/s". ``page.py`` makes a page of such
+reports.
 """
 
 from __future__ import annotations
@@ -216,6 +217,8 @@ def cell(figures: Dict[str, Any], unit: str) -> str:
     median, low, high = (figures[name] for name in ("median", "low", "high"))
     if unit == "1/s":
         return f"{median:,.0f}/s ({low:,.0f} – {high:,.0f})"
+    if unit == "×":
+        return f"{_digits(median)} ×"
     factor, name = (1, "s") if median >= 1 else (1e3, "ms") if median >= 1e-3 else (1e6, "µs")
     return f"{_digits(median * factor)} {name} ({_digits(low * factor)} – {_digits(high * factor)})"
 
@@ -232,7 +235,7 @@ def better(table: Dict[str, Any]) -> List[str]:
         for peer, others in figures.items():
             theirs = others.get("median")
             if ours and theirs and not peer.startswith((OURS, FLOOR)):
-                factor = ours / theirs if table["unit"] == "s" else theirs / ours
+                factor = theirs / ours if table["unit"] == "1/s" else ours / theirs
                 if factor > EQUAL:
                     overlap = others["high"] >= figures[OURS]["low"] and others["low"] <= figures[OURS]["high"]
                     note = ", but the ranges overlap" if overlap else ""

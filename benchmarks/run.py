@@ -18,7 +18,7 @@ from page import write
 from report import environment
 
 HERE = Path(__file__).resolve().parent
-SUBJECTS = ("core", "scale", "migration", "xcoms", "pipelines", "tiers")
+SUBJECTS = ("core", "sharing", "scale", "migration", "xcoms", "pipelines", "tiers")
 WITH_OFFICIAL, WITH_AIRFLOW, IN_AIRFLOW = ("core", "scale"), ("tiers",), ("xcoms", "pipelines")
 
 

@@ -18,7 +18,8 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 # The tables of each subject that needs neither Airflow nor agents; `nox -s bench -- --quick` shows that the others run.
 TABLES = {
-    "core": ["put", "get", "get and sum", "small values", "import", "put into new pages"],
+    "core": ["put", "get", "get and sum", "small values", "import", "put with a preview", "put into new pages"],
+    "sharing": ["put of what was received", "the store's memory"],
     "scale": [
         *("put among many objects", "get among many objects", "delete among many objects"),
         *("what others wait", "many processes"),

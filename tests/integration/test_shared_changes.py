@@ -5,13 +5,14 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
 from vineyard_testing.processes import run_python
 from vineyard_testing.shared import COLUMN, REST, ROWS, assert_same, base_of, frame, received, taken
 
 import vineyard_client as vc
+from vineyard_client._codec import proof
 
 np = pytest.importorskip("numpy")
 pd = pytest.importorskip("pandas")
@@ -173,7 +174,15 @@ def test_without_copy_on_write(server: vc.EmbeddedServer) -> None:
     assert not done.returncode, done.stderr
 
 
-def test_written_while_it_is_put(server: vc.EmbeddedServer, client: vc.Client) -> None:
+@pytest.fixture
+def unproved() -> Iterator[None]:
+    """What changes while it is put cannot be read again and be the same."""
+    before = proof.demand(False)
+    yield
+    proof.demand(before)
+
+
+def test_written_while_it_is_put(server: vc.EmbeddedServer, client: vc.Client, unproved: None) -> None:
     """A thread counts an array up; whatever moment a put takes, each element has a value that it had meanwhile."""
     array = received(client, np.zeros(10 * ROWS, np.int64))
     stop = threading.Event()

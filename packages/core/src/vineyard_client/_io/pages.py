@@ -29,6 +29,9 @@ __all__ = ["Range", "Stretch", "written"]
 
 _PAGE = mmap.PAGESIZE
 
+# A line of the table of mappings, if the mapping is private (man 5 proc_pid_maps).
+_LINE = re.compile(rb"([0-9a-f]+)-([0-9a-f]+) ...p ([0-9a-f]+) ")
+
 # The highest byte of an entry: bit 63 is present, 62 swapped, 61 of a file or shared.
 _PRESENT_OR_SWAPPED, _OF_FILE = 0xC0, 0x20
 _WRITTEN = bytes(bool(byte & _PRESENT_OR_SWAPPED and not byte & _OF_FILE) for byte in range(256))
@@ -85,12 +88,11 @@ def written(stretches: Sequence[Stretch]) -> Optional[List[List[Range]]]:
 
 def _mapped(files: Iterable[Tuple[int, int]]) -> Dict[Tuple[int, int], List[Tuple[int, int, int]]]:
     """Return what is mapped privately of files: beginnings, ends and offsets in the file, in ascending order."""
-    lines, found = _read("/proc/self/maps"), {}
+    lines, found = _read("/proc/self/maps").splitlines(), {}
     for device, inode in files:
-        name = f"{os.major(device):02x}:{os.minor(device):02x} {inode}".encode()
-        line = rb"^([0-9a-f]+)-([0-9a-f]+) ...p ([0-9a-f]+) " + name + rb"\s"
-        places = re.findall(line, lines, re.MULTILINE)
-        found[device, inode] = [(int(begin, 16), int(end, 16), int(at, 16)) for begin, end, at in places]
+        name = f" {os.major(device):02x}:{os.minor(device):02x} {inode} ".encode()
+        places = [_LINE.match(line) for line in lines if name in line]
+        found[device, inode] = [(int(p[1], 16), int(p[2], 16), int(p[3], 16)) for p in places if p is not None]
     return found
 
 

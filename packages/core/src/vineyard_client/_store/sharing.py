@@ -7,7 +7,8 @@ object has the blob as a member (``objects`` says why the memory cannot go meanw
 Nothing is guessed. A buffer is shared only if it lies in a mapping that is there now, of the memory of the very server
 that it is put into, at the place that the blob has there; and if each of its bytes is what the store has: on pages that
 nobody has written to, it is the same memory (``_io.pages``); all others are compared, and where the kernel does not
-tell about pages, all bytes are. So a buffer that was changed and changed back is shared, too.
+tell about pages, or there is little to compare, all bytes are. So a buffer that was changed and changed back is shared,
+too.
 
 As with any put, the value is as of the put: each byte is looked at once, in the middle of the call, and what another
 thread writes after that reaches a private page and nobody else.
@@ -36,6 +37,9 @@ log = logging.getLogger("vineyard_client.objects")
 
 # Bytes of a buffer from which on it is shared. Below, writing it costs less than finding out.
 LEAST = 64 * 1024
+
+# Bytes up to which all are compared: asking the kernel costs as much as that, however little there is to ask about.
+_COMPARED = 4 * 1024 * 1024
 
 # A blob is shared if at least one part in so many of it is: else a slice of one megabyte would keep ten gigabytes in
 # memory when everything else of them is deleted. With a half, what values keep alive is no more than twice what they
@@ -166,7 +170,9 @@ def _unchanged(
     connection: Connection, buffers: Sequence[memoryview], places: Dict[int, Payload], found: Sequence[_Found]
 ) -> List[_Found]:
     """Return those whose bytes are what the store has."""
-    told = written([_stretch(each, places[each.hold.blob]) for each in found]) if found else []
+    told = None
+    if sum(each.nbytes for each in found) > _COMPARED:
+        told = written([_stretch(each, places[each.hold.blob]) for each in found])
     same = []
     for position, each in enumerate(found):
         parts: List[Range] = [(0, each.nbytes)] if told is None else told[position]
