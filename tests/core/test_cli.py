@@ -85,11 +85,11 @@ def test_status_as_json(run: Run, client: vc.Client) -> None:
 
 def test_list(run: Run, client: vc.Client) -> None:
     """``list`` shows one line for each object, oldest first, in aligned columns."""
-    assert run("list").split() == ["ID", "SIZE", "CREATED", "TYPE", "SUMMARY"]
+    assert run("list").split() == ["ID", "SIZE", "OWN", "CREATED", "TYPE", "SUMMARY"]
     refs = [client.put({"a": 1}, labels={"dag_id": "etl"}), client.put(LARGE)]
     header, first, second = run("list").splitlines()
     assert first.startswith(refs[0].id) and second.startswith(refs[1].id)
-    for column in ("SIZE", "CREATED", "TYPE", "SUMMARY"):
+    for column in ("SIZE", "OWN", "CREATED", "TYPE", "SUMMARY"):
         at = header.index(column)
         assert {line[at - 1] for line in (header, first, second)} == {" "}
         assert all(line[at] != " " for line in (first, second))
@@ -166,7 +166,7 @@ def test_gc(run: Run, client: vc.Client) -> None:
     assert run("gc") == "Freed 0 objects, 0 B.\n"
     del value
     shown = run("gc", "--dry-run").splitlines()
-    assert shown[0].split() == ["ID", "SIZE", "REASON", "TYPE", "SUMMARY"]
+    assert shown[0].split() == ["ID", "SIZE", "FREES", "REASON", "TYPE", "SUMMARY"]
     assert "deleted" in shown[1] and shown[2] == "Would free 1 objects, 195.5 KiB."
     assert run("gc", "--label", "a=c") == "Freed 0 objects, 0 B.\n"
     (freed,) = json.loads(run("gc", "--json", "--label", "a=b"))
