@@ -150,6 +150,8 @@ def test_a_fork_server_imports(modules: Path, executor: str, named: str, expecte
     command = [sys.executable, "-W", "ignore", str(modules / "scheduler.py"), *SCHEDULER]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    if "cannot use sqlite with" in done.stderr:
+        pytest.skip("this release cannot be imported with that executor and SQLite, so nor by a new interpreter")
     assert json.loads(done.stdout.splitlines()[-1]) == [[expected, expected], []]
 
 
