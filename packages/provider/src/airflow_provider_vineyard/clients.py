@@ -15,7 +15,7 @@ from airflow_provider_vineyard.settings import Settings
 if TYPE_CHECKING:
     from vineyard_client import Client, TierOptions
 
-__all__ = ["close_clients", "get_client", "get_client_if_running", "require_core", "tier_options"]
+__all__ = ["close_clients", "get_client", "get_client_if_running", "is_from_outside", "require_core", "tier_options"]
 
 _Key = Tuple[Settings, str, str, str, bool, Optional[float]]
 _clients: Dict[_Key, Client] = {}
@@ -36,6 +36,15 @@ def require_core() -> None:
             f"The XCom backend for vineyard needs vineyard-client, which cannot be imported here: {error}. Install it "
             "again on this host: pip install --force-reinstall vineyard-client."
         ) from error
+
+
+def is_from_outside(error: Exception) -> bool:
+    """Tell whether a signal handler raised an error, such as a task's timeout; without core nobody knows."""
+    try:
+        from vineyard_client import from_outside
+    except ImportError:
+        return False
+    return from_outside(error)
 
 
 def get_client(

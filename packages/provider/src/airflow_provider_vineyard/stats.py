@@ -10,6 +10,7 @@ import logging
 from typing import Dict, Optional
 
 from airflow_provider_vineyard import version_compat
+from airflow_provider_vineyard.clients import is_from_outside
 from airflow_provider_vineyard.reference import Origin
 
 __all__ = ["ROW", "exchanged", "failed"]
@@ -63,8 +64,6 @@ def _send(origin: Origin, counts: Dict[str, int], durations: Dict[str, float]) -
         for name, milliseconds in durations.items():
             stats.timing(name, milliseconds, **kept)
     except Exception as error:  # whatever client for metrics somebody has configured
-        from airflow_provider_vineyard.xcom.store import is_from_outside
-
         if is_from_outside(error):
             raise
         if not _told[0]:

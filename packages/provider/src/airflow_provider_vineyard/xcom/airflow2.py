@@ -18,6 +18,7 @@ from inspect import signature
 from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 from airflow_provider_vineyard import version_compat
+from airflow_provider_vineyard.clients import is_from_outside
 from airflow_provider_vineyard.reference import ROW_KEY, Origin, looks_like_bare_id, looks_like_row
 from airflow_provider_vineyard.xcom import store
 from airflow_provider_vineyard.xcom.decision import decide, log_inline, stopwatch
@@ -166,7 +167,7 @@ class ClearHooks:
             for row in _cleared_rows(base, call):
                 store.free(row)
         except Exception as error:
-            if store.is_from_outside(error):
+            if is_from_outside(error):
                 raise
             log.warning("Old XComs could not be freed and may still take room in vineyard: %s", error)
         return base.clear(*args, **kwargs)

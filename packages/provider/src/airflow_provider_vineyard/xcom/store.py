@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING, Any, Dict, Set, Tuple, Union
 
 from airflow_provider_vineyard import stats, version_compat
-from airflow_provider_vineyard.clients import get_client, require_core
+from airflow_provider_vineyard.clients import get_client, is_from_outside, require_core
 from airflow_provider_vineyard.interpreters import arguments as arguments_elsewhere
 from airflow_provider_vineyard.reference import (
     DEPLOYMENT_LABEL,
@@ -33,7 +33,7 @@ from airflow_provider_vineyard.xcom.arguments import NOT_FINITE, unfit_as_argume
 if TYPE_CHECKING:
     from vineyard_client import Client, EncodedValue, ObjectRef, UnsafeType, VineyardError
 
-__all__ = ["adopt", "free", "get", "get_bare", "is_from_outside", "path_of", "put", "put_options"]
+__all__ = ["adopt", "free", "get", "get_bare", "path_of", "put", "put_options"]
 
 log = logging.getLogger(__name__)
 
@@ -324,15 +324,6 @@ def free(row: object) -> None:
             "An old XCom could not be freed and may still take room in vineyard, until gc --orphans runs there: %s",
             error,
         )
-
-
-def is_from_outside(error: Exception) -> bool:
-    """Tell whether a signal handler raised an error, such as a task's timeout; without core nobody knows."""
-    try:
-        from vineyard_client import from_outside
-    except ImportError:
-        return False
-    return from_outside(error)
 
 
 def _log_value(verb: str, row: RowValue, milliseconds: float) -> None:
