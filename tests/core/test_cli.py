@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from datetime import datetime, timezone
@@ -16,6 +15,7 @@ from typing import Dict, Iterator, List
 import pytest
 from vineyard_testing import UNIT, until
 from vineyard_testing.peers import Peer, nonsense
+from vineyard_testing.ports import free_port
 from vineyard_testing.processes import running
 
 import vineyard_client as vc
@@ -278,9 +278,7 @@ def test_serve_and_stop(path: str) -> None:
 
 def test_serve_with_options(path: str) -> None:
     """What stands after ``--`` reaches a detached server, too."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     options = ("--rpc=true", f"--rpc_socket_port={port}")
     assert script("serve", "--detach", "--size", "16Mi", "--socket", path, "--", *options).returncode == 0
     assert json.loads(script("status", "--json", "--socket", path).stdout)["endpoint"].endswith(f":{port}")

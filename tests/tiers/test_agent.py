@@ -49,17 +49,9 @@ def test_saved_through(host: Host) -> None:
 
 def test_server_killed_with_a_backlog(host: Host) -> None:
     """What was not saved when the server was killed is saved out of its memory."""
-    host.start_agent()
-    assert host.agent is not None
-    host.agent.send_signal(signal.SIGSTOP)
-    with host.connect() as client:
+    with host.killed_with_a_backlog() as client:
         refs = [client.put(array(1.5, seed)) for seed in range(20)]
-    assert len(host.notes("unsaved")) == 20
-    host.kill()
-    host.agent.send_signal(signal.SIGCONT)
-    host.all_saved()
-    assert host.notes("lost") == []
-    host.server = vc.EmbeddedServer(host.size, socket=host.socket).start()
+        assert len(host.notes("unsaved")) == 20
     with host.connect() as client:
         for seed, ref in enumerate(refs):
             np.testing.assert_equal(client.get(ref), array(1.5, seed))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import signal
 from typing import Any, List, Tuple
 
 import numpy as np
@@ -54,21 +53,13 @@ def test_a_copy_is_whole(host: Host, durability: str) -> None:
 @pytest.mark.parametrize("deleted", [False, True], ids=["both", "one"])
 def test_a_backlog_is_saved_out_of_the_memory_of_a_killed_server(host: Host, deleted: bool) -> None:
     """All pieces of a value are found, also when the object that had one of them first is deleted."""
-    host.start_agent()
-    assert host.agent is not None
-    host.agent.send_signal(signal.SIGSTOP)
-    with host.connect() as client:
+    with host.killed_with_a_backlog() as client:
         first, second = pair(client)
         third = derived(client, second, 3)
         gc.collect()
         if deleted:
             client.delete(first)
             client.collect()
-    host.kill()
-    host.agent.send_signal(signal.SIGCONT)
-    host.all_saved()
-    assert host.notes("lost") == []
-    host.server = vc.EmbeddedServer(host.size, socket=host.socket).start()
     with host.connect() as client:
         assert is_derived(client.get(second), 2, 1)
         value: Any = client.get(third)

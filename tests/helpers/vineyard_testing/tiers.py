@@ -6,8 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Iterator, List, Optional
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from vineyard_client._tiers.notes import Notes
 from vineyard_client._tiers.urls import open_tier
 
 from . import UNIT, until
+from .processes import paused
 
 __all__ = ["Host", "array", "same"]
 
@@ -88,6 +90,19 @@ class Host:
 
     def status(self) -> Dict[str, Any]:
         return doorbell.ask(self.socket, {"do": "status"}, UNIT)
+
+    @contextmanager
+    def killed_with_a_backlog(self) -> Iterator[vc.Client]:
+        """Yield a client whose values nobody saves; then the server is killed, all is saved, and a new one starts."""
+        self.start_agent()
+        assert self.agent is not None
+        with paused(self.agent.pid):
+            with self.connect() as client:
+                yield client
+            self.kill()
+        self.all_saved()
+        assert self.notes("lost") == []
+        self.server = vc.EmbeddedServer(self.size, socket=self.socket).start()
 
     def all_saved(self) -> None:
         until(lambda: not self.notes("unsaved"), "all is saved", 3 * UNIT)
